@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernel model's errors: each carries Linux's errno, prints one line, and keeps its details as data."""
+
+from __future__ import annotations
+
+import errno as _errno
+
+
+class KernelError(Exception):
+    """An operation that Linux answers with ``-errno``.
+
+    ``errno`` is the positive number; ``reason`` says in one line why, for people (Linux itself gives
+    only the number).
+    """
+
+    def __init__(self, errno: int, reason: str = "") -> None:
+        super().__init__(errno, reason)
+        self.errno = errno
+        self.reason = reason
+
+    @property
+    def name(self) -> str:
+        """The errno's symbolic name, such as ``EINVAL`` (524 is the kernel-internal ENOTSUPP)."""
+        return "ENOTSUPP" if self.errno == 524 else _errno.errorcode.get(self.errno, str(self.errno))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}" if self.reason else self.name
+
+
+class NotModelled(KernelError):
+    """A feature that Linux has and this simulator does not: ``feature`` names it in Linux's words.
+
+    The errno is what a kernel without the feature answers, so a guest sees a legal kernel.
+    """
+
+    def __init__(self, feature: str, errno: int = _errno.EOPNOTSUPP) -> None:
+        super().__init__(errno, f"not modelled: {feature}")
+        self.feature = feature
+
+    def __reduce__(self) -> tuple[type[NotModelled], tuple[str, int]]:
+        return (NotModelled, (self.feature, self.errno))
+
+
+class MemoryFault(Exception):
+    """An access to an address that the current page tables do not map, or forbid.
+
+    ``kind`` is ``read``, ``write`` or ``fetch``; ``user`` says whether it was made with user rights.
+    """
+
+    def __init__(self, addr: int, kind: str, user: bool = False) -> None:
+        super().__init__(addr, kind, user)
+        self.addr = addr
+        self.kind = kind
+        self.user = user
+
+    def __str__(self) -> str:
+        return f"{'user' if self.user else 'kernel'} {self.kind} fault at {self.addr:#x}"

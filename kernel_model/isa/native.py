@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The whole contract between the kernel and an architecture's JIT: a request, and the image it becomes.
+
+The kernel fills a :class:`NativeRequest` from a verified program; the JIT answers with a
+:class:`NativeImage`. Neither side knows more of the other. The interpreter runs the same
+``(insns, subprogs)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .insn import Insn
+
+
+@dataclass(frozen=True)
+class Subprog:
+    """One function of a program: the slots ``[start, end)``; number 0 is the main program.
+
+    ``stack_depth`` is in bytes, as the verifier computed it (0..512, not rounded).
+    ``tail_call_reachable``: this function or one it calls makes a tail call, so it carries the
+    tail-call counter (kernel: ``aux->tail_call_reachable``); ``has_tail_call`` is set where this
+    function itself contains one.
+    """
+
+    start: int
+    end: int
+    stack_depth: int = 0
+    name: str = ""
+    has_tail_call: bool = False
+    tail_call_reachable: bool = False
+    is_cb: bool = False
+    is_exception_cb: bool = False
+    is_exception_boundary: bool = False
+    private_stack: int | None = None
+    """Per-CPU address of the private stack's memory, None for the ordinary stack."""
+
+
+@dataclass(frozen=True)
+class CpuFeatures:
+    """What the simulated CPU offers to the JIT."""
+
+    bmi2: bool = True
+
+
+@dataclass(frozen=True)
+class Mitigations:
+    """How the simulated kernel was told to protect branches (its boot parameters and configuration)."""
+
+    retpoline: bool = True
+    """Indirect jumps go through ``__x86_indirect_thunk_<reg>``."""
+    return_thunk: bool = True
+    """Functions return by a jump to the symbol ``x86_return_thunk`` instead of ``ret``."""
+    ibt: bool = False
+    """Functions begin with endbr64."""
+
+
+@dataclass(frozen=True)
+class PokeSite:
+    """A direct tail call (constant map and key): JIT code that is patched when the map slot changes.
+
+    ``insn`` is the slot index of the tail call; ``map_addr`` and ``key`` name the program-array slot.
+    The offsets are of the two patched instructions (kernel: tailcall_target and tailcall_bypass),
+    relative to the function's start; the JIT fills them in.
+    """
+
+    insn: int
+    map_addr: int
+    key: int
+    target_off: int = -1
+    bypass_off: int = -1
+    adj_off: int = 0
+    """Bytes to skip at the target's start (nop, counter set-up, push and mov of the prologue)."""
+
+
+@dataclass(frozen=True)
+class NativeRequest:
+    """A program after the verifier's fix-ups and the second relocation, ready for machine code.
+
+    - helper calls: ``imm`` is the target's address minus ``symbols["__bpf_call_base"]``, ``src`` 0;
+    - bpf-to-bpf calls: ``src`` is BPF_PSEUDO_CALL, ``imm`` the slot distance to the callee's start
+      from the next slot (``callee.start == index + 1 + imm``);
+    - kfunc calls: ``src`` is BPF_PSEUDO_KFUNC_CALL, ``imm`` relative to ``__bpf_call_base`` as well;
+    - LD_IMM64 holds final addresses, except ``src`` BPF_PSEUDO_FUNC whose ``imm`` is as for calls;
+    - tail calls are the opcode ``TAIL_CALL``; those in ``pokes`` are direct, with ``imm`` = 1 +
+      the poke's number (0 for an indirect one), as in the kernel.
+    """
+
+    insns: tuple[Insn, ...]
+    subprogs: tuple[Subprog, ...]
+    symbols: Mapping[str, int]
+    """Addresses by name: __bpf_call_base, x86_return_thunk, __x86_indirect_thunk_rcx, this_cpu_off ..."""
+    offsets: Mapping[str, int]
+    """Struct offsets in bytes by dotted name: bpf_array.map.max_entries, bpf_array.ptrs, bpf_prog.bpf_func."""
+    features: CpuFeatures = CpuFeatures()
+    mitigations: Mitigations = Mitigations()
+    pokes: tuple[PokeSite, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExceptionEntry:
+    """A load that may fault: ``off`` is the faulting instruction, ``fixup_off`` where to go on.
+
+    Both relative to the function's start. ``bpf_reg`` (or None for stores) reads zero after the fault.
+    ``x86_reg`` is the name of the same register in machine code, such as ``rdi``.
+    """
+
+    off: int
+    fixup_off: int
+    x86_reg: str | None
+    bpf_reg: int | None
+
+
+@dataclass(frozen=True)
+class NativeFunction:
+    """The machine code of one subprogram.
+
+    ``insn_offs[i]`` is the offset in ``code`` where BPF slot ``start + i`` begins (the second slot of
+    LD_IMM64 has the offset of the next instruction); one more entry at the end gives where the
+    last instruction's code ends. ``frame_bytes`` is the distance from the BPF frame pointer (rbp) down
+    to the stack pointer in the function's body.
+    """
+
+    name: str
+    addr: int
+    code: bytes
+    insn_offs: tuple[int, ...]
+    frame_bytes: int
+    exceptions: tuple[ExceptionEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class NativeImage:
+    """What the JIT made of a request: one function a subprogram, in order, at their final addresses."""
+
+    functions: tuple[NativeFunction, ...]
+    pokes: tuple[PokeSite, ...] = ()
+    byte_forms: Mapping[str, int] = field(default_factory=dict)
+    """How often each form that the assembler cannot encode was used, by the form's name."""
+
+
+class NativeCompiler(Protocol):
+    """An architecture's JIT."""
+
+    def frame_bytes(self, request: NativeRequest) -> tuple[int, ...]:
+        """``NativeFunction.frame_bytes`` of each subprogram, without compiling.
+
+        The interpreter lays its frames out with these, so that addresses agree bit for bit.
+        """
+        ...
+
+    def compile(
+        self, request: NativeRequest, place: Callable[[tuple[int, ...]], tuple[int, ...]]
+    ) -> NativeImage:
+        """Compile; ``place`` is asked once with the functions' lengths and answers their addresses.
+
+        Raises NotModelled for an instruction that cannot be compiled, naming it.
+        """
+        ...
