@@ -8,8 +8,11 @@ is a multiple of 4096).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .btf.layout import Layout
 
 
 class Memory(Protocol):
@@ -108,5 +111,20 @@ class Random(Protocol):
     def u32(self) -> int: ...
 
 
-LeafFunction = Callable[..., int]
-"""A kernel function in Python behind a trap: arguments as unsigned 64-bit, result as any int (masked)."""
+class Services(Protocol):
+    """What every part of the kernel is given: the ports in one place. ``kernel_model.kernel.Kernel`` is one."""
+
+    @property
+    def memory(self) -> Memory: ...
+    @property
+    def alloc(self) -> Allocator: ...
+    @property
+    def cpu(self) -> Cpu: ...
+    @property
+    def text(self) -> Text: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def random(self) -> Random: ...
+    @property
+    def layout(self) -> Layout: ...

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The simulated kernel's own types: those members of Linux 6.18's structures that this kernel reads
+ * or writes, by Linux's names and in Linux's order. Offsets are computed from this text by
+ * kernel_model.btf.layout and written nowhere. Function pointers are spelled `void *`.
+ */
+
+struct list_head { struct list_head *next; struct list_head *prev; };
+
+/* maps */
+
+struct bpf_map_ops {
+	void *map_lookup_elem;
+	void *map_update_elem;
+	void *map_delete_elem;
+	void *map_push_elem;
+	void *map_pop_elem;
+	void *map_peek_elem;
+	void *map_lookup_percpu_elem;
+	void *map_redirect;
+};
+
+struct bpf_map {
+	u8 sha[32];
+	u32 excl;
+	struct bpf_map_ops *ops;
+	struct bpf_map *inner_map_meta;
+	void *security;
+	u32 map_type;
+	u32 key_size;
+	u32 value_size;
+	u32 max_entries;
+	u64 map_extra;
+	u32 map_flags;
+	u32 id;
+	void *record;
+	s32 numa_node;
+	u32 btf_key_type_id;
+	u32 btf_value_type_id;
+	u32 btf_vmlinux_value_type_id;
+	void *btf;
+	void *objcg;
+	char name[16];
+	u64 freeze_mutex[4];
+	u64 refcnt;
+	u64 usercnt;
+	u64 work[4];
+	u64 writecnt;
+	u32 owner_lock;
+	void *owner;
+	u8 bypass_spec_v1;
+	u8 frozen;
+	u8 free_after_mult_rcu_gp;
+	u8 free_after_rcu_gp;
+	u64 sleepable_refcnt;
+	void *elem_count;
+	u64 cookie;
+	char *excl_prog_sha;
+};
+
+struct bpf_array {
+	struct bpf_map map;
+	u32 elem_size;
+	u32 index_mask;
+	void *aux;
+	union {
+		struct { u64 value[0]; };
+		struct { void *ptrs[0]; };
+		struct { void *pptrs[0]; };
+	};
+};
+
+struct hlist_nulls_head { void *first; };
+struct hlist_nulls_node { struct hlist_nulls_node *next; struct hlist_nulls_node **pprev; };
+
+struct bucket {
+	struct hlist_nulls_head head;
+	u32 raw_lock;
+};
+
+struct bpf_htab {
+	struct bpf_map map;
+	struct bucket *buckets;
+	void *elems;
+	void *freelist;
+	struct htab_elem **extra_elems;
+	u32 count;
+	u8 use_percpu_counter;
+	u32 n_buckets;
+	u32 elem_size;
+	u32 hashrnd;
+};
+
+struct htab_elem {
+	struct hlist_nulls_node hash_node;
+	void *ptr_to_pptr;
+	u32 hash;
+	u64 key[0];
+};
+
+/* programs */
+
+struct bpf_insn { u8 code; u8 regs; s16 off; s32 imm; };
+
+struct bpf_prog {
+	u16 pages;
+	u16 jited : 1;
+	u16 jit_requested : 1;
+	u16 gpl_compatible : 1;
+	u16 cb_access : 1;
+	u16 dst_needed : 1;
+	u16 blinding_requested : 1;
+	u16 blinded : 1;
+	u16 is_func : 1;
+	u16 kprobe_override : 1;
+	u16 has_callchain_buf : 1;
+	u16 enforce_expected_attach_type : 1;
+	u16 call_get_stack : 1;
+	u16 call_get_func_ip : 1;
+	u16 tstamp_type_access : 1;
+	u16 sleepable : 1;
+	u32 type;
+	u32 expected_attach_type;
+	u32 len;
+	u32 jited_len;
+	union {
+		u8 digest[32];
+		u8 tag[8];
+	};
+	void *stats;
+	s32 *active;
+	void *bpf_func;
+	struct bpf_prog_aux *aux;
+	void *orig_prog;
+	struct bpf_insn insnsi[0];
+};
+
+struct bpf_prog_aux {
+	u64 refcnt;
+	u32 used_map_cnt;
+	u32 stack_depth;
+	u32 id;
+	u32 func_cnt;
+	u32 func_idx;
+	char name[16];
+};
+
+/* network */
+
+struct net_device_ops { void *ndo_xdp_xmit; };
+
+struct net_device {
+	struct net_device_ops *netdev_ops;
+	u32 mtu;
+	u32 flags;
+	u16 hard_header_len;
+	struct bpf_prog *xdp_prog;
+	s32 ifindex;
+	char name[16];
+	u8 dev_addr[8];
+	void *priv;
+};
+
+struct xdp_mem_info { u32 type; u32 id; };
+
+struct xdp_rxq_info {
+	struct net_device *dev;
+	u32 queue_index;
+	u32 reg_state;
+	struct xdp_mem_info mem;
+	u32 frag_size;
+};
+
+struct xdp_txq_info { struct net_device *dev; };
+
+struct xdp_buff {
+	void *data;
+	void *data_end;
+	void *data_meta;
+	void *data_hard_start;
+	struct xdp_rxq_info *rxq;
+	struct xdp_txq_info *txq;
+	u32 frame_sz;
+	u32 flags;
+};
+
+struct bpf_redirect_info {
+	u64 tgt_index;
+	void *tgt_value;
+	struct bpf_map *map;
+	u32 flags;
+	u32 map_id;
+	u32 map_type;
+	u32 kern_flags;
+};
+
+struct skb_shared_info {
+	u8 flags;
+	u8 meta_len;
+	u8 nr_frags;
+	u8 tx_flags;
+	u16 gso_size;
+	u16 gso_segs;
+	u64 hwtstamps;
+	u32 gso_type;
+	u32 tskey;
+	u32 dataref;
+	u32 xdp_frags_size;
+	void *destructor_arg;
+};
+
+struct sk_buff {
+	struct sk_buff *next;
+	struct sk_buff *prev;
+	struct net_device *dev;
+	struct sock *sk;
+	u64 tstamp;
+	u8 cb[48];
+	u64 _skb_refdst;
+	void *destructor;
+	u64 _nfct;
+	u32 len;
+	u32 data_len;
+	u16 mac_len;
+	u16 hdr_len;
+	u16 queue_mapping;
+	u8 cloned : 1;
+	u8 nohdr : 1;
+	u8 fclone : 2;
+	u8 peeked : 1;
+	u8 head_frag : 1;
+	u8 pfmemalloc : 1;
+	u8 pp_recycle : 1;
+	u8 active_extensions;
+	u8 pkt_type : 3;
+	u8 ignore_df : 1;
+	u8 dst_pending_confirm : 1;
+	u8 ip_summed : 2;
+	u8 ooo_okay : 1;
+	u8 tstamp_type : 2;
+	u8 tc_at_ingress : 1;
+	u8 tc_skip_classify : 1;
+	u8 remcsum_offload : 1;
+	u8 csum_complete_sw : 1;
+	u8 csum_level : 2;
+	u8 inner_protocol_type : 1;
+	u8 l4_hash : 1;
+	u8 sw_hash : 1;
+	u8 no_fcs : 1;
+	u8 encapsulation : 1;
+	u8 encap_hdr_csum : 1;
+	u8 csum_valid : 1;
+	u8 nf_trace : 1;
+	u8 redirected : 1;
+	u8 from_ingress : 1;
+	u8 nf_skip_egress : 1;
+	u8 slow_gro : 1;
+	u8 unreadable : 1;
+	u16 tc_index;
+	u16 alloc_cpu;
+	u32 csum;
+	u32 priority;
+	s32 skb_iif;
+	u32 hash;
+	union {
+		u32 vlan_all;
+		struct { u16 vlan_proto; u16 vlan_tci; };
+	};
+	u32 napi_id;
+	u32 secmark;
+	u32 mark;
+	u16 inner_protocol;
+	u16 inner_transport_header;
+	u16 inner_network_header;
+	u16 inner_mac_header;
+	u16 protocol;
+	u16 transport_header;
+	u16 network_header;
+	u16 mac_header;
+	u32 tail;
+	u32 end;
+	u8 *head;
+	u8 *data;
+	u32 truesize;
+	u32 users;
+	void *extensions;
+};
+
+struct sock { u16 skc_family; u16 type; u16 protocol; u32 bound_dev_if; void *sk_filter; };
+
+/* What the kernel keeps in the control block of an skb while a program runs (struct bpf_skb_data_end). */
+struct bpf_skb_data_end { u64 qdisc_cb[3]; void *data_meta; void *data_end; };
+
+/* tasks */
+
+struct pt_regs {
+	u64 r15; u64 r14; u64 r13; u64 r12; u64 bp; u64 bx; u64 r11; u64 r10; u64 r9; u64 r8;
+	u64 ax; u64 cx; u64 dx; u64 si; u64 di; u64 orig_ax; u64 ip; u64 cs; u64 flags; u64 sp; u64 ss;
+};
+
+struct task_struct {
+	u32 __state;
+	void *stack;
+	s32 pid;
+	s32 tgid;
+	char comm[16];
+};
