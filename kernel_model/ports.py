@@ -112,7 +112,7 @@ class Random(Protocol):
 
 
 class Services(Protocol):
-    """What every part of the kernel is given: the ports in one place. ``kernel_model.kernel.Kernel`` is one."""
+    """What every part of the kernel is given: the ports in one place (``kernel_model.kernel.Kernel``)."""
 
     @property
     def memory(self) -> Memory: ...
