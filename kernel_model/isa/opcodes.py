@@ -37,7 +37,13 @@ BPF_ATOMIC: Final = 0xC0
 BPF_PROBE_MEM: Final = 0x20
 BPF_PROBE_MEMSX: Final = 0x40
 BPF_PROBE_MEM32: Final = 0xA0
+BPF_PROBE_MEM32SX: Final = 0xC0
 BPF_PROBE_ATOMIC: Final = 0xE0
+# A speculation barrier (BPF_ST class), likewise written by the verifier.
+BPF_NOSPEC: Final = 0xC0
+# off of MOV64 between registers: a per-CPU pointer becomes an address; an arena pointer changes space.
+BPF_ADDR_PERCPU: Final = -1
+BPF_ADDR_SPACE_CAST: Final = 1
 
 # Operand source of arithmetic and jumps.
 BPF_K: Final = 0x00
