@@ -97,6 +97,11 @@ class NativeRequest:
     features: CpuFeatures = CpuFeatures()
     mitigations: Mitigations = Mitigations()
     pokes: tuple[PokeSite, ...] = ()
+    was_classic: bool = False
+    """Converted from classic BPF: the prologue lacks the tail-call counter's place."""
+    arena_kern_vm_start: int = 0
+    """Kernel address of the program's arena, 0 when it has none."""
+    arena_user_vm_start: int = 0
 
 
 @dataclass(frozen=True)

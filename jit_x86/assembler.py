@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Keystone's only home: text to x86-64 machine code.
+
+Three ways in: :func:`assemble` for a whole text with labels, :func:`assemble_lines` when the offset of
+each line is wanted too, and :class:`LineCache` for single instructions whose bytes do not depend on
+where they stand. Errors name the line at fault, which keystone itself does not tell.
+
+Intel syntax. Known of keystone 0.9.2: an address without a register (``[0x1000]``) becomes
+RIP-relative, so such a line is refused here; ``[riz*1 + 0x1000]`` is the absolute form. Instructions
+that it lacks or encodes wrongly (``endbr64``, ``sysretq``, ``nop3`` .. ``nop8``) are taken from
+``byte_forms.FIXED`` when one stands alone on its line, after a label at most.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import struct
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final, NamedTuple
+
+import keystone
+
+from .byte_forms import FIXED
+
+_FIXED_LINE: Final = re.compile(r"^(\s*(?:[\w.$]+:\s*)?)(" + "|".join(FIXED) + r")(\s*(?:[#;].*|//.*)?)$")
+_ABSOLUTE: Final = re.compile(
+    r"(?<![:\w])\[\s*(?:0x[0-9a-fA-F]+|-?\d+)\s*\]|s:\[\s*(?:0x[0-9a-fA-F]+|-?\d+)\s*\]"
+)
+_IDENTIFIER: Final = re.compile(r"(?<![\w.$])[A-Za-z_.$][\w.$]*")
+_DEFINED: Final = re.compile(
+    r"^\s*([A-Za-z_.$][\w.$]*)\s*:|^\s*\.(?:equ|set)\s+([\w.$]+)|^\s*([A-Za-z_$][\w.$]*)\s*="
+)
+_LABEL: Final = "__bpfsim_line_"
+
+
+class AssemblyError(ValueError):
+    """Text that cannot be assembled: ``line_no`` counts from 1, ``reason`` is keystone's."""
+
+    def __init__(self, line_no: int, line: str, reason: str) -> None:
+        super().__init__(line_no, line, reason)
+        self.line_no = line_no
+        self.line = line
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"line {self.line_no}: {self.line.strip()!r}: {self.reason}"
+
+
+class Listing(NamedTuple):
+    """Machine code and where each line of it begins; one more offset at the end is the length."""
+
+    code: bytes
+    offsets: tuple[int, ...]
+
+
+@functools.cache
+def _engine() -> keystone.Ks:
+    return keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
+
+
+def _run(text: str, addr: int) -> bytes:
+    code, _ = _engine().asm(text, addr, as_bytes=True)
+    return code or b""
+
+
+def _fails(lines: Sequence[str], errno: int) -> bool:
+    try:
+        _run("\n".join(lines), 0)
+    except keystone.KsError as error:
+        return bool(error.errno == errno)
+    return False
+
+
+def _definition(line: str) -> str:
+    match = _DEFINED.match(line)
+    return next((name for name in match.groups() if name), "") if match else ""
+
+
+def _undefined(lines: Sequence[str]) -> int:
+    """The index of the first line that uses a symbol which no line defines."""
+    defined = {name for name in map(_definition, lines) if name}
+    for index, line in enumerate(lines):
+        body = line.split(":", 1)[1] if _definition(line) and ":" in line else line
+        stubs = [f".equ {name}, 0" for name in _IDENTIFIER.findall(body) if name in defined]
+        if _fails([*stubs, body], keystone.KS_ERR_ASM_SYMBOL_MISSING):
+            return index
+    return len(lines) - 1
+
+
+def _blame(lines: Sequence[str], error: keystone.KsError) -> AssemblyError:
+    """Find the first line that makes keystone answer ``error``: a search over prefixes."""
+    reason = str(error)
+    if error.errno == keystone.KS_ERR_ASM_SYMBOL_MISSING:
+        index = _undefined(lines)
+    else:
+        low, high = 0, len(lines)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _fails(lines[:middle], error.errno):
+                high = middle
+            else:
+                low = middle
+        index = low
+    line = lines[index] if index < len(lines) else ""
+    return AssemblyError(index + 1, line, reason)
+
+
+def _prepare(lines: Iterable[str]) -> list[str]:
+    prepared = []
+    for number, line in enumerate(lines, 1):
+        if "[" in line and _ABSOLUTE.search(line.split("#")[0]):
+            raise AssemblyError(number, line, "an address without a register: write [riz*1 + address]")
+        fixed = _FIXED_LINE.match(line)
+        prepared.append(fixed[1] + FIXED[fixed[2]].text + fixed[3] if fixed else line)
+    return prepared
+
+
+def assemble(text: str, addr: int = 0) -> bytes:
+    """The machine code of ``text`` (Intel syntax, labels allowed) when placed at ``addr``.
+
+    Raises AssemblyError naming the line at fault.
+    """
+    lines = _prepare(text.split("\n"))
+    try:
+        return _run("\n".join(lines), addr)
+    except keystone.KsError as error:
+        raise _blame(lines, error) from None
+
+
+def assemble_lines(lines: Sequence[str], addr: int = 0) -> Listing:
+    """Assemble ``lines`` in one go at ``addr``; ``offsets[i]`` is where the code of line ``i`` begins.
+
+    A line may hold a label, a directive or nothing, and may refer to labels of other lines; none may
+    switch sections or open a block (``.if``, ``.macro``, ``.rept``). Raises AssemblyError naming the
+    line at fault.
+    """
+    count = len(lines)
+    if not count:
+        return Listing(b"", (0,))
+    prepared = _prepare(lines)
+    marked = [f"{_LABEL}{index}: {line}" for index, line in enumerate(prepared)]
+    # The offsets come from the assembler itself: a table of label differences behind the code.
+    table = ",".join(f"{_LABEL}{index}-{_LABEL}0" for index in range(count + 1))
+    try:
+        code = _run("\n".join([*marked, f"{_LABEL}{count}:", f".long {table}"]), addr)
+    except keystone.KsError as error:
+        raise _blame(prepared, error) from None
+    offsets = struct.unpack_from(f"<{count + 1}I", code, len(code) - 4 * (count + 1))
+    return Listing(code[: offsets[-1]], offsets)
+
+
+class Relative(NamedTuple):
+    """A branch or call by its displacement, which counts from its end, and its size in bytes."""
+
+    mnemonic: str
+    disp: int
+    size: int
+
+
+class LineCache:
+    """Bytes of single instructions that mean the same at every address: texts, and relative branches.
+
+    Every byte in it came from keystone. It forgets everything once ``limit`` texts are held.
+    """
+
+    def __init__(self, limit: int = 1 << 17) -> None:
+        self._limit = limit
+        self._bytes: dict[str, bytes] = {}
+        self._branches: dict[Relative, bytes] = {}
+
+    def encode(self, texts: Collection[str]) -> dict[str, bytes]:
+        """The bytes of each distinct text; what is not known yet is assembled in one batch.
+
+        The answer may hold other texts besides. Raises AssemblyError.
+        """
+        known = self._bytes
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        if missing:
+            if len(known) + len(missing) > self._limit:
+                # A new dict: an answer given earlier stays whole for whoever holds it.
+                known = self._bytes = {}
+                missing = list(dict.fromkeys(texts))
+            code, offsets = assemble_lines(missing)
+            for index, text in enumerate(missing):
+                known[text] = code[offsets[index] : offsets[index + 1]]
+        return known
+
+    def encode_branches(self, branches: Collection[Relative]) -> dict[Relative, bytes]:
+        """The same for branches; what is not known yet is assembled in one batch.
+
+        Raises ValueError for one whose size is not the one that keystone gives it.
+        """
+        known = self._branches
+        missing = [branch for branch in dict.fromkeys(branches) if branch not in known]
+        if missing:
+            if len(known) + len(missing) > self._limit:
+                known = self._branches = {}
+                missing = list(dict.fromkeys(branches))
+            lines, end = [], 0
+            for mnemonic, disp, size in missing:
+                # Keystone wants targets, so each branch is aimed from where it stands in the batch.
+                end += size
+                lines.append(f"{mnemonic} {end + disp}")
+            code, offsets = assemble_lines(lines)
+            for index, branch in enumerate(missing):
+                known[branch] = code[offsets[index] : offsets[index + 1]]
+                if len(known[branch]) != branch.size:
+                    raise ValueError(f"{branch} takes {len(known.pop(branch))} bytes")
+        return known
