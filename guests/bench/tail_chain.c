@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Five tail calls in a chain; each of the six programs counts itself, the last one returns XDP_PASS. */
+#include "bench.h"
+
+#if defined(__bpf__)
+int link_1(struct xdp_md *ctx);
+int link_2(struct xdp_md *ctx);
+int link_3(struct xdp_md *ctx);
+int link_4(struct xdp_md *ctx);
+int link_5(struct xdp_md *ctx);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 8);
+	__uint(key_size, sizeof(__u32));
+	__array(values, int(void *));
+} chain SEC(".maps") = {
+	.values = {
+		[1] = (void *)&link_1,
+		[2] = (void *)&link_2,
+		[3] = (void *)&link_3,
+		[4] = (void *)&link_4,
+		[5] = (void *)&link_5,
+	},
+};
+
+typedef int result;
+__u64 links_run;
+#define COUNT(ctx) ((void)(ctx), links_run++)
+#else
+typedef __u64 result;
+#define COUNT(ctx) (*(__u64 *)(ctx)->values[1])++
+#endif
+
+#define LINK(name, next)                       \
+	SEC("xdp")                             \
+	result name(bench_ctx *ctx)            \
+	{                                      \
+		COUNT(ctx);                    \
+		TAIL_CALL(ctx, chain, 0, next); \
+		return XDP_ABORTED;            \
+	}
+
+LINK(tail_chain, 1)
+LINK(link_1, 2)
+LINK(link_2, 3)
+LINK(link_3, 4)
+LINK(link_4, 5)
+
+SEC("xdp")
+result link_5(bench_ctx *ctx)
+{
+	COUNT(ctx);
+	return XDP_PASS;
+}
+
+LICENSE;
