@@ -100,7 +100,7 @@ def _cast_user(ctx: Context, insn: Insn) -> Code:
     if insn.dst != insn.src:
         items += mov_reg(insn.dst, insn.src, False)
     items += [f"shl {dst}, 32", _or_imm32(insn.dst, upper), f"rol {dst}, 32", "xor r11, r11"]
-    items += [f"test {dst32}, {dst32}", f"cmove r11, {dst}"]
+    items += [f"test {dst32}, {dst32}", f"cmove {dst}, r11"]
     return Code(items)
 
 

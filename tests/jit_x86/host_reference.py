@@ -191,6 +191,7 @@ def compile_as_host(
     direct: Sequence[bool] = (),
     fix: Fix | None = None,
     private: Sequence[bool] = (),
+    hidden: int = 0,
     change: Callable[[NativeRequest], NativeRequest] = lambda request: request,
     btf_fd: int = 0,
     func_info: Sequence[tuple[int, int]] = (),
@@ -198,7 +199,8 @@ def compile_as_host(
     """Load ``insns`` on the host, compile its xlated form with our compiler, and compare.
 
     ``fix`` puts back opcodes that the dump hides (probing loads), ``private`` says which functions have
-    a private stack, ``change`` completes the request.
+    a private stack, ``hidden`` how many slots at the end are a function that the host added and does
+    not show; ``change`` completes the request.
     """
     loaded = host_bpf.prog_load_log(encode(insns), prog_type, btf_fd=btf_fd, func_info=func_info)
     try:
@@ -206,15 +208,17 @@ def compile_as_host(
     finally:
         os.close(loaded.fd)
     slots, pokes = _restored(decode(info.xlated), direct, fix)
-    starts = _starts(slots, info.func_starts)
-    subprogs = _subprogs(slots, starts, loaded.stack_depths, private)
+    starts = _starts(slots, [*info.func_starts, *([len(slots) - hidden] if hidden else [])])
+    subprogs = _subprogs(slots, starts, [*loaded.stack_depths, 0], private)
     host = calibration()
     request = NativeRequest(
         tuple(slots), subprogs, host.symbols, host.offsets, host.features, host.mitigations, tuple(pokes)
     )
-    ours = COMPILER.compile(change(request), lambda _lengths: info.ksyms)
+    addrs = (*info.ksyms, info.ksyms[-1] + 4096)[: len(subprogs)]
+    ours = COMPILER.compile(change(request), lambda _lengths: addrs)
     result = HostImage(tuple(slots), subprogs, info.images, info.ksyms, ours)
-    for number, (function, image) in enumerate(zip(ours.functions, info.images, strict=True)):
+    assert len(ours.functions) == len(info.images) + bool(hidden)
+    for number, (function, image) in enumerate(zip(ours.functions, info.images, strict=False)):
         masks = _masks(function.code)
         mine, theirs = _masked(function.code, masks), _masked(image, masks)
         if mine != theirs:
