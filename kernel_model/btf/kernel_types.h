@@ -91,9 +91,49 @@ struct bpf_htab {
 	u32 hashrnd;
 };
 
+struct pcpu_freelist_node { struct pcpu_freelist_node *next; };
+struct pcpu_freelist_head { struct pcpu_freelist_node *first; u32 lock; };
+
+struct llist_node { struct llist_node *next; };
+struct llist_head { struct llist_node *first; };
+
+struct bpf_lru_node {
+	union {
+		struct list_head list;
+		struct llist_node llist;
+	};
+	u16 cpu;
+	u8 type;
+	u8 ref;
+	u8 pending_free;
+};
+
+struct bpf_lru_list {
+	struct list_head lists[3];
+	u32 counts[2];
+	struct list_head *next_inactive_rotation;
+	u32 lock;
+};
+
+struct bpf_lru_locallist {
+	struct list_head pending_list;
+	struct llist_head free_llist;
+	u16 next_steal;
+	u32 lock;
+};
+
 struct htab_elem {
-	struct hlist_nulls_node hash_node;
-	void *ptr_to_pptr;
+	union {
+		struct hlist_nulls_node hash_node;
+		struct {
+			void *padding;
+			struct pcpu_freelist_node fnode;
+		};
+	};
+	union {
+		void *ptr_to_pptr;
+		struct bpf_lru_node lru_node;
+	};
 	u32 hash;
 	u64 key[0];
 };
@@ -194,6 +234,19 @@ struct bpf_redirect_info {
 	u32 kern_flags;
 };
 
+struct xdp_frame {
+	void *data;
+	u32 len;
+	u32 headroom;
+	u32 metasize;
+	u32 mem_type;
+	struct net_device *dev_rx;
+	u32 frame_sz;
+	u32 flags;
+};
+
+struct skb_frag { u64 netmem; u32 len; u32 offset; };
+
 struct skb_shared_info {
 	u8 flags;
 	u8 meta_len;
@@ -201,12 +254,16 @@ struct skb_shared_info {
 	u8 tx_flags;
 	u16 gso_size;
 	u16 gso_segs;
+	struct sk_buff *frag_list;
 	u64 hwtstamps;
 	u32 gso_type;
 	u32 tskey;
 	u32 dataref;
-	u32 xdp_frags_size;
-	void *destructor_arg;
+	union {
+		struct { u32 xdp_frags_size; u32 xdp_frags_truesize; };
+		void *destructor_arg;
+	};
+	struct skb_frag frags[17];
 };
 
 struct sk_buff {
@@ -288,8 +345,14 @@ struct sk_buff {
 
 struct sock { u16 skc_family; u16 type; u16 protocol; u32 bound_dev_if; void *sk_filter; };
 
+/* What the qdisc layer keeps in the control block of an skb; programs see `data` as __sk_buff.cb. */
+struct qdisc_skb_cb { u32 pkt_len; u16 slave_dev_queue_mapping; u16 tc_classid; u8 data[20]; };
+
 /* What the kernel keeps in the control block of an skb while a program runs (struct bpf_skb_data_end). */
 struct bpf_skb_data_end { u64 qdisc_cb[3]; void *data_meta; void *data_end; };
+
+/* The state of prandom_u32_state(), one a CPU at the per-CPU symbol bpf_user_rnd_state. */
+struct rnd_state { u32 s1; u32 s2; u32 s3; u32 s4; };
 
 /* tasks */
 
@@ -304,4 +367,40 @@ struct task_struct {
 	s32 pid;
 	s32 tgid;
 	char comm[16];
+};
+
+/* the network card's driver: rings shared with the device, and the driver's own state */
+
+struct nic_rx_desc { u64 addr; u16 length; u16 status; u32 reserved; };
+struct nic_tx_desc { u64 addr; u16 length; u16 status; u32 reserved; };
+
+struct nic_rx_buffer {
+	u8 *page;
+	u8 *data;
+	u8 *data_end;
+	u32 verdict;
+	u32 frame_len;
+};
+
+struct nic_adapter {
+	struct net_device *dev;
+	struct nic_rx_desc *rx_ring;
+	struct nic_rx_buffer *rx_buffers;
+	struct nic_tx_desc *tx_ring;
+	u32 rx_next;
+	u32 rx_mask;
+	u32 tx_next;
+	u32 tx_clean;
+	u32 tx_mask;
+	u32 headroom;
+	u32 frame_sz;
+	u32 reserved;
+	u64 packet_cost;
+	struct xdp_rxq_info rxq;
+	u64 rx_packets;
+	u64 rx_bytes;
+	u64 tx_packets;
+	u64 tx_dropped;
+	u64 xdp_exceptions;
+	u64 xdp_redirect_err;
 };

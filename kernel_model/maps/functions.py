@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Map operations that are Python, under the names that ``struct bpf_map_ops`` points at.
+
+Arguments are kernel addresses. ``kernel.maps_by_addr`` finds the BpfMap of a struct bpf_map; keys and
+values are ``key_size`` and ``value_size`` bytes. A KernelError becomes ``-errno``, except NotModelled,
+which reaches the Python caller whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import KernelError, NotModelled
+from ..functions import leaf
+from .base import BpfMap
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+
+
+def _update(kernel: Kernel, map_addr: int, key: int, value: int, flags: int) -> int:
+    found = kernel.maps_by_addr[map_addr]
+    memory = kernel.memory
+    try:
+        found.update_elem(
+            kernel, memory.read(key, found.key_size), memory.read(value, found.value_size), flags
+        )
+    except NotModelled:
+        raise
+    except KernelError as error:
+        return -error.errno
+    return 0
+
+
+def _delete(kernel: Kernel, map_addr: int, key: int) -> int:
+    found = kernel.maps_by_addr[map_addr]
+    try:
+        found.delete(kernel, kernel.memory.read(key, found.key_size))
+    except NotModelled:
+        raise
+    except KernelError as error:
+        return -error.errno
+    return 0
+
+
+def _lookup_percpu(kernel: Kernel, map_addr: int, key: int, cpu: int) -> int:
+    found: BpfMap = kernel.maps_by_addr[map_addr]
+    cpu &= 0xFFFF_FFFF
+    if cpu >= kernel.alloc.nr_cpus:
+        return 0
+    return found.lookup_elem(kernel, kernel.memory.read(key, found.key_size), cpu)
+
+
+_FUNCTIONS: dict[str, tuple[int, Callable[..., int]]] = {
+    "htab_map_update_elem": (4, _update),
+    "htab_percpu_map_update_elem": (4, _update),
+    "htab_map_delete_elem": (2, _delete),
+    "fd_array_map_delete_elem": (2, _delete),
+    "percpu_array_map_lookup_percpu_elem": (3, _lookup_percpu),
+    "htab_percpu_map_lookup_percpu_elem": (3, _lookup_percpu),
+}
+
+for _name, (_nargs, _impl) in _FUNCTIONS.items():
+    leaf(_name, _nargs)(_impl)
