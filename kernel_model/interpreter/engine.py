@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from types import FrameType
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary, ref
 
 from kernel_model.errors import MemoryFault, NotModelled
-from kernel_model.isa.table import Effect, row_for
+from kernel_model.isa.table import Effect, Use, row_for
 from kernel_model.ports import Memory
 
 from . import arith
@@ -154,10 +154,10 @@ class Interpreter:
         try:
             result: int = names[f"f{entry}"](*padded, fp, calls)
         except MemoryFault as fault:
-            found = _where(fault.__traceback__)
+            found = _as_interpreter_fault(fault)
             if found is None:
                 raise
-            raise InterpreterFault(*found[:2], fault.addr, fault.kind, found[2]) from fault
+            raise found from fault
         return result
 
     def source(self, program: Program) -> str:
@@ -184,27 +184,29 @@ _SLOTS: Final = "slot of each line"
 """The key in the globals of generated code that tells it from other code in a traceback."""
 
 
-def _where(traceback: TracebackType | None) -> tuple[Program, int, Regs] | None:
-    """The BPF instruction whose own memory access a traceback comes from; None when it is no such.
+def _as_interpreter_fault(fault: MemoryFault) -> InterpreterFault | None:
+    """The fault as that of the BPF instruction whose own access it is; None when it is no such.
 
     A fault inside a called kernel function is not one: the innermost generated line is then a call.
     """
-    found = None
+    frame: FrameType | None = None
+    line = 0
+    traceback = fault.__traceback__
     while traceback is not None:
         if _SLOTS in traceback.tb_frame.f_globals:
-            found = traceback
+            frame, line = traceback.tb_frame, traceback.tb_lineno
         traceback = traceback.tb_next
-    if found is None:
+    if frame is None:
         return None
-    names = found.tb_frame.f_globals
-    program: Program = names["program"]()
-    slot: int = names[_SLOTS][found.tb_lineno]
+    program: Program = frame.f_globals["program"]()
+    slot: int = frame.f_globals[_SLOTS][line]
     row = row_for(program.insns[slot], internal=True)
     if row is None or row.effect not in (Effect.LOAD, Effect.STORE, Effect.ATOMIC):
         return None
-    values = found.tb_frame.f_locals
-    r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10 = (values[f"r{n}"] for n in range(11))
-    return program, slot, (r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10)
+    r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10 = (frame.f_locals[f"r{n}"] for n in range(11))
+    # The processor takes the fault of a read-modify-write as a write, though it reads first.
+    kind = "read" if row.dst is Use.WRITE else "write"
+    return InterpreterFault(program, slot, fault.addr, kind, (r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10))
 
 
 def _probe(load: Callable[[int], int], address: int) -> int:
