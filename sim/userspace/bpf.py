@@ -1,0 +1,454 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""bpf(2) for programs written in Python: typed calls over a process's raw system calls.
+
+Each method makes exactly the system call of its name, through memory of the process; results are values,
+failures are :class:`SyscallError`. Any object with the process contract serves (``alloc``, ``read``,
+``write``, ``syscall``), the simulator's as well as a real kernel's.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from kernel_model.isa.insn import Insn, encode
+from kernel_model.uapi.bpf_attr import INFO_RECORDS, NR_BPF, Values, command, pack
+
+NR_CLOSE = 3
+
+BPF_ANY, BPF_NOEXIST, BPF_EXIST, BPF_F_LOCK = 0, 1, 2, 4
+
+
+class Process(Protocol):
+    """A process: its memory, and the raw x86-64 system call (result, or a negative errno)."""
+
+    def alloc(self, size: int) -> int: ...
+    def write(self, addr: int, data: bytes) -> None: ...
+    def read(self, addr: int, n: int) -> bytes: ...
+    def syscall(self, nr: int, *args: int) -> int: ...
+
+
+class SyscallError(OSError):
+    """A system call that failed: ``errno`` (positive) and ``call``, such as ``bpf(BPF_MAP_CREATE)``."""
+
+    def __init__(self, errno: int, call: str) -> None:
+        super().__init__(errno, call)
+        self.call = call
+
+    @property
+    def name(self) -> str:
+        """The errno's symbolic name; ``ENOTSUPP`` for the kernel's own 524."""
+        number = self.errno or 0
+        return "ENOTSUPP" if number == 524 else _errno.errorcode.get(number, str(number))
+
+    def __str__(self) -> str:
+        return f"{self.call}: {self.name}"
+
+
+class VerifierError(SyscallError):
+    """PROG_LOAD or BTF_LOAD that failed, with the kernel's ``log``."""
+
+    def __init__(self, errno: int, call: str, log: str) -> None:
+        super().__init__(errno, call)
+        self.log = log
+
+    def __reduce__(self) -> tuple[type[VerifierError], tuple[int, str, str]]:
+        return (VerifierError, (self.errno or 0, self.call, self.log))
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """What BPF_PROG_TEST_RUN gave: ``duration`` is the mean of a run in nanoseconds."""
+
+    retval: int
+    data: bytes
+    ctx: bytes
+    duration: int
+
+
+class Arena:
+    """Scratch memory of a process, taken in big pieces and given out anew for each call.
+
+    Addresses stay valid until the next :meth:`reset`.
+    """
+
+    PIECE = 1 << 16
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._pieces: list[tuple[int, int]] = []
+        self._piece = 0
+        self._used = 0
+
+    def reset(self) -> None:
+        """Forget what was put; the memory itself is kept."""
+        self._piece = self._used = 0
+
+    def take(self, size: int) -> int:
+        """``size`` bytes, aligned to 8, of undefined content."""
+        size = -(-max(size, 1) // 8) * 8
+        while self._piece < len(self._pieces):
+            addr, length = self._pieces[self._piece]
+            if self._used + size <= length:
+                self._used += size
+                return addr + self._used - size
+            self._piece += 1
+            self._used = 0
+        length = max(self.PIECE, size)
+        addr = self._process.alloc(length)
+        self._pieces.append((addr, length))
+        self._used = size
+        return addr
+
+    def put(self, data: bytes) -> int:
+        """The address of a copy of ``data`` (0 for nothing at all)."""
+        if not data:
+            return 0
+        addr = self.take(len(data))
+        self._process.write(addr, data)
+        return addr
+
+
+class Bpf:
+    """bpf(2) in ``process``. Fds are plain ints and belong to the caller, who closes them."""
+
+    LOG_SIZE = 1 << 20
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self._arena = Arena(process)
+
+    def call(self, cmd: str, **fields: int | bytes | str) -> tuple[int, Values]:
+        """One bpf(2) call with the attribute fields given; its result and the attribute afterwards.
+
+        SyscallError when it fails. Fields that are pointers are plain addresses here.
+        """
+        row = command(cmd)
+        data = pack(cmd, **fields)
+        addr = self._arena.take(len(data))
+        self.process.write(addr, data)
+        result = self.process.syscall(NR_BPF, row.number, addr, len(data))
+        if result < 0:
+            raise SyscallError(-result, f"bpf(BPF_{row.name})")
+        return result, row.record.unpack(self.process.read(addr, len(data)))
+
+    def close(self, fd: int) -> None:
+        """close(2)."""
+        result = self.process.syscall(NR_CLOSE, fd)
+        if result < 0:
+            raise SyscallError(-result, "close")
+
+    # Maps
+
+    def map_create(
+        self,
+        map_type: int,
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        name: str = "",
+        map_flags: int = 0,
+        **more: int,
+    ) -> int:
+        """A new map's fd. ``more`` are further fields of BPF_MAP_CREATE (btf_fd, map_extra ...)."""
+        self._arena.reset()
+        return self.call(
+            "MAP_CREATE",
+            map_type=map_type,
+            key_size=key_size,
+            value_size=value_size,
+            max_entries=max_entries,
+            map_flags=map_flags,
+            map_name=name.encode()[:15],
+            **more,
+        )[0]
+
+    def map_lookup(self, fd: int, key: bytes, value_size: int, flags: int = 0) -> bytes | None:
+        """The value at ``key``, None when there is none.
+
+        For per-CPU maps ``value_size`` is that of all CPUs' values, each rounded up to 8 bytes.
+        """
+        self._arena.reset()
+        value = self._arena.put(bytes(value_size))
+        try:
+            self.call("MAP_LOOKUP_ELEM", map_fd=fd, key=self._arena.put(key), value=value, flags=flags)
+        except SyscallError as error:
+            if error.errno == _errno.ENOENT:
+                return None
+            raise
+        return self.process.read(value, value_size)
+
+    def map_update(self, fd: int, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
+        """Set ``key`` to ``value``; SyscallError (EEXIST, ENOENT, E2BIG ...) as the flags and map say."""
+        self._arena.reset()
+        put = self._arena.put
+        self.call("MAP_UPDATE_ELEM", map_fd=fd, key=put(key), value=put(value), flags=flags)
+
+    def map_delete(self, fd: int, key: bytes) -> None:
+        """Remove ``key``; SyscallError(ENOENT) when it is not there."""
+        self._arena.reset()
+        self.call("MAP_DELETE_ELEM", map_fd=fd, key=self._arena.put(key))
+
+    def map_lookup_and_delete(self, fd: int, key: bytes, value_size: int, flags: int = 0) -> bytes | None:
+        """Take the value at ``key`` out of the map; None when there is none."""
+        self._arena.reset()
+        value = self._arena.put(bytes(value_size))
+        try:
+            self.call(
+                "MAP_LOOKUP_AND_DELETE_ELEM", map_fd=fd, key=self._arena.put(key), value=value, flags=flags
+            )
+        except SyscallError as error:
+            if error.errno == _errno.ENOENT:
+                return None
+            raise
+        return self.process.read(value, value_size)
+
+    def map_get_next_key(self, fd: int, key: bytes | None, key_size: int) -> bytes | None:
+        """The key behind ``key`` (None: the first); None at the end."""
+        self._arena.reset()
+        following = self._arena.put(bytes(key_size))
+        try:
+            self.call("MAP_GET_NEXT_KEY", map_fd=fd, key=self._arena.put(key or b""), next_key=following)
+        except SyscallError as error:
+            if error.errno == _errno.ENOENT:
+                return None
+            raise
+        return self.process.read(following, key_size)
+
+    def map_keys(self, fd: int, key_size: int) -> Iterator[bytes]:
+        """All keys in the map's own order."""
+        key = self.map_get_next_key(fd, None, key_size)
+        while key is not None:
+            yield key
+            key = self.map_get_next_key(fd, key, key_size)
+
+    def map_freeze(self, fd: int) -> None:
+        """No more writes from user space."""
+        self._arena.reset()
+        self.call("MAP_FREEZE", map_fd=fd)
+
+    # Programs and BTF
+
+    def prog_load(
+        self,
+        prog_type: int,
+        insns: Iterable[Insn],
+        license: str = "GPL",
+        name: str = "",
+        log_level: int = 0,
+        log_size: int = LOG_SIZE,
+        func_info: bytes = b"",
+        line_info: bytes = b"",
+        **more: int,
+    ) -> tuple[int, str]:
+        """A loaded program's fd and the verifier's log ("" at ``log_level`` 0).
+
+        ``more`` are further fields of BPF_PROG_LOAD (expected_attach_type, prog_flags, prog_btf_fd ...).
+        VerifierError with the log when the kernel refuses.
+        """
+        self._arena.reset()
+        code = encode(insns)
+        log = self._log(log_level, log_size)
+        put = self._arena.put
+        fields: dict[str, int | bytes] = {
+            "prog_type": prog_type,
+            "insns": put(code),
+            "insn_cnt": len(code) // 8,
+            "license": put(license.encode() + b"\0"),
+            "prog_name": name.encode()[:15],
+            "log_level": log_level,
+            "log_buf": log,
+            "log_size": log_size if log else 0,
+            "func_info": put(func_info),
+            "line_info": put(line_info),
+            **more,
+        }
+        try:
+            fd, _ = self.call("PROG_LOAD", **fields)
+        except SyscallError as error:
+            raise VerifierError(error.errno or 0, error.call, self._read_log(log, log_size)) from None
+        return fd, self._read_log(log, log_size)
+
+    def btf_load(self, btf: bytes, log_level: int = 0, log_size: int = LOG_SIZE) -> int:
+        """The fd of BTF loaded into the kernel; VerifierError with the log when it is refused."""
+        self._arena.reset()
+        log = self._log(log_level, log_size)
+        try:
+            return self.call(
+                "BTF_LOAD",
+                btf=self._arena.put(btf),
+                btf_size=len(btf),
+                btf_log_buf=log,
+                btf_log_size=log_size if log else 0,
+                btf_log_level=log_level,
+            )[0]
+        except SyscallError as error:
+            raise VerifierError(error.errno or 0, error.call, self._read_log(log, log_size)) from None
+
+    def _log(self, level: int, size: int) -> int:
+        if not level:
+            return 0
+        addr = self._arena.take(size)
+        self.process.write(addr, b"\0")
+        return addr
+
+    def _read_log(self, addr: int, size: int) -> str:
+        if not addr:
+            return ""
+        out = b""
+        # Page by page: the log is short as a rule, and the buffer is not.
+        for at in range(0, size, 4096):
+            piece = self.process.read(addr + at, min(4096, size - at))
+            out += piece
+            if 0 in piece:
+                break
+        return out.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+    def prog_test_run(
+        self,
+        fd: int,
+        data: bytes = b"",
+        repeat: int = 0,
+        ctx: bytes = b"",
+        data_size_out: int | None = None,
+        flags: int = 0,
+        cpu: int = 0,
+        batch_size: int = 0,
+    ) -> TestRun:
+        """Run the program on ``data`` and ``ctx``; what came out, cut to the room given.
+
+        ``data_size_out`` is the room for the packet afterwards; None takes 256 bytes more than went in,
+        0 asks for none.
+        """
+        self._arena.reset()
+        room = (len(data) + 256 if data else 0) if data_size_out is None else data_size_out
+        data_out = self._arena.take(room) if room else 0
+        ctx_out = self._arena.put(bytes(len(ctx)))
+        _, after = self.call(
+            "PROG_TEST_RUN",
+            prog_fd=fd,
+            data_in=self._arena.put(data),
+            data_size_in=len(data),
+            data_out=data_out,
+            data_size_out=room,
+            ctx_in=self._arena.put(ctx),
+            ctx_size_in=len(ctx),
+            ctx_out=ctx_out,
+            ctx_size_out=len(ctx),
+            repeat=repeat,
+            flags=flags,
+            cpu=cpu,
+            batch_size=batch_size,
+        )
+        got = min(after["data_size_out"], room)
+        return TestRun(
+            after["retval"],
+            self.process.read(data_out, got) if got else b"",
+            self.process.read(ctx_out, len(ctx)) if ctx else b"",
+            after["duration"],
+        )
+
+    def prog_bind_map(self, prog_fd: int, map_fd: int) -> None:
+        """Tie a map's life to a program's."""
+        self._arena.reset()
+        self.call("PROG_BIND_MAP", prog_fd=prog_fd, map_fd=map_fd)
+
+    # Objects
+
+    def obj_info(
+        self, fd: int, kind: str = "bpf_prog_info", **buffers: int
+    ) -> tuple[Values, dict[str, bytes]]:
+        """BPF_OBJ_GET_INFO_BY_FD: the info record (``kind`` names it), and what was asked for beside it.
+
+        ``buffers`` gives the room in bytes for pointer fields: ``obj_info(fd, xlated_prog_insns=4096)``
+        also returns those bytes.
+        """
+        self._arena.reset()
+        record = INFO_RECORDS[kind]
+        fields: dict[str, int] = {}
+        places: dict[str, tuple[int, int]] = {}
+        for name, size in buffers.items():
+            places[name] = (self._arena.put(bytes(size)), size)
+            count, unit = INFO_COUNTS[kind, name]
+            fields |= {name: places[name][0], count: size // unit}
+        addr = self._arena.put(record.pack(**fields))
+        self.call("OBJ_GET_INFO_BY_FD", bpf_fd=fd, info_len=record.size, info=addr)
+        info = record.unpack(self.process.read(addr, record.size))
+        out: dict[str, bytes] = {}
+        for name, (place, size) in places.items():
+            count, unit = INFO_COUNTS[kind, name]
+            out[name] = self.process.read(place, min(size, info[count] * unit))
+        return info, out
+
+    def next_id(self, what: str, start: int = 0) -> int | None:
+        """BPF_PROG_GET_NEXT_ID and its like (``what``: PROG, MAP, BTF, LINK); None behind the last."""
+        self._arena.reset()
+        try:
+            return self.call(f"{what}_GET_NEXT_ID", start_id=start)[1]["next_id"]
+        except SyscallError as error:
+            if error.errno == _errno.ENOENT:
+                return None
+            raise
+
+    def fd_by_id(self, what: str, number: int) -> int:
+        """BPF_PROG_GET_FD_BY_ID and its like; SyscallError(ENOENT) for an unknown id."""
+        self._arena.reset()
+        return self.call(f"{what}_GET_FD_BY_ID", start_id=number)[0]
+
+    def obj_pin(self, fd: int, path: str) -> None:
+        """Give the object a name in bpffs."""
+        self._arena.reset()
+        self.call("OBJ_PIN", bpf_fd=fd, pathname=self._arena.put(path.encode() + b"\0"))
+
+    def obj_get(self, path: str, file_flags: int = 0) -> int:
+        """An fd of the object pinned at ``path``."""
+        self._arena.reset()
+        return self.call("OBJ_GET", pathname=self._arena.put(path.encode() + b"\0"), file_flags=file_flags)[0]
+
+    # Attaching
+
+    def prog_attach(self, target_fd: int, prog_fd: int, attach_type: int, flags: int = 0) -> None:
+        """BPF_PROG_ATTACH."""
+        self._arena.reset()
+        self.call(
+            "PROG_ATTACH",
+            target_fd=target_fd,
+            attach_bpf_fd=prog_fd,
+            attach_type=attach_type,
+            attach_flags=flags,
+        )
+
+    def link_create(self, prog_fd: int, target: int, attach_type: int, flags: int = 0, **more: int) -> int:
+        """A link's fd. ``target`` is an fd or, for network devices, an interface index.
+
+        ``more`` are further fields, ``**{"tracing.cookie": 1}``.
+        """
+        self._arena.reset()
+        return self.call(
+            "LINK_CREATE", prog_fd=prog_fd, target_fd=target, attach_type=attach_type, flags=flags, **more
+        )[0]
+
+    def link_update(self, link_fd: int, prog_fd: int, flags: int = 0, old_prog_fd: int = 0) -> None:
+        """Replace the link's program; with BPF_F_REPLACE (4) only when it is ``old_prog_fd``'s."""
+        self._arena.reset()
+        self.call("LINK_UPDATE", link_fd=link_fd, new_prog_fd=prog_fd, flags=flags, old_prog_fd=old_prog_fd)
+
+    def link_detach(self, link_fd: int) -> None:
+        """Detach, leaving the link's fd open."""
+        self._arena.reset()
+        self.call("LINK_DETACH", link_fd=link_fd)
+
+
+INFO_COUNTS: dict[tuple[str, str], tuple[str, int]] = {
+    ("bpf_prog_info", "jited_prog_insns"): ("jited_prog_len", 1),
+    ("bpf_prog_info", "xlated_prog_insns"): ("xlated_prog_len", 1),
+    ("bpf_prog_info", "map_ids"): ("nr_map_ids", 4),
+    ("bpf_prog_info", "jited_ksyms"): ("nr_jited_ksyms", 8),
+    ("bpf_prog_info", "jited_func_lens"): ("nr_jited_func_lens", 4),
+    ("bpf_prog_info", "prog_tags"): ("nr_prog_tags", 8),
+    ("bpf_btf_info", "btf"): ("btf_size", 1),
+    ("bpf_btf_info", "name"): ("name_len", 1),
+}
+"""For the pointers in the info structs: the field with their count, and the bytes of one element."""
