@@ -92,7 +92,6 @@ class LoadedMap:
 
     fd: int
     spec: MapSpec
-    inner_fd: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,7 @@ class LoadedObject:
     def fds(self) -> Iterator[int]:
         """Every fd that the object holds."""
         yield from (prog.fd for prog in self.progs.values())
-        for loaded in self.maps.values():
-            yield loaded.fd
-            if loaded.inner_fd is not None:
-                yield loaded.inner_fd
+        yield from (loaded.fd for loaded in self.maps.values())
         if self.btf_fd is not None:
             yield self.btf_fd
 
@@ -276,17 +272,9 @@ class _Loader:
                 self.out.maps[spec.name] = LoadedMap(fd, spec)
                 return
         what = f"map '{spec.name}'"
-        inner_fd: int | None = None
         try:
-            if spec.inner is not None:
-                inner_fd = self._create(self._sized(spec.inner), 0)
-            try:
-                fd = self._create(spec, inner_fd or 0)
-            except SyscallError:
-                if inner_fd is not None:
-                    self.bpf.close(inner_fd)
-                raise
-            self.out.maps[spec.name] = LoadedMap(fd, spec, inner_fd)
+            fd = self._create_with_inner(spec)
+            self.out.maps[spec.name] = LoadedMap(fd, spec)
             data = self.initial.get(spec.name, spec.initial)
             if data is not None:
                 if len(data) != spec.value_size:
@@ -308,6 +296,16 @@ class _Loader:
             # The kernel takes powers of two of at least a page only.
             entries = max(PAGE_SIZE, 1 << (entries - 1).bit_length())
         return replace(spec, max_entries=entries)
+
+    def _create_with_inner(self, spec: MapSpec) -> int:
+        if spec.inner is None:
+            return self._create(spec, 0)
+        # The kernel keeps the shape of the inner map, not the map.
+        inner_fd = self._create(self._sized(spec.inner), 0)
+        try:
+            return self._create(spec, inner_fd)
+        finally:
+            self.bpf.close(inner_fd)
 
     def _create(self, spec: MapSpec, inner_fd: int) -> int:
         more = {"numa_node": spec.numa_node, "map_extra": spec.map_extra, "inner_map_fd": inner_fd}
