@@ -40,6 +40,7 @@ from .code import (
     LocalJump,
 )
 from .layout import Branch, Layout, Sized, lay_out
+from .poke import poke_code
 from .registers import R64, X86_REG_R9
 
 TEMPLATES: Final[dict[int, alu.Template]] = {
@@ -68,7 +69,7 @@ def _select(ctx: Context, index: int) -> Code:
     return template(ctx, insn, index)
 
 
-class _Selected(NamedTuple):
+class Selected(NamedTuple):
     """A function in terms of items: its entry, then a Code for each slot (none for second slots)."""
 
     ctx: Context
@@ -81,7 +82,8 @@ class _Selected(NamedTuple):
 _NOTHING: Final = Code()
 
 
-def _select_function(ctx: Context) -> _Selected:
+def select(ctx: Context) -> Selected:
+    """Instruction selection for one function; NotModelled names what cannot be compiled."""
     codes: list[Code] = []
     insns = ctx.request.insns
     index, epilogue_slot = ctx.subprog.start, -1
@@ -96,10 +98,10 @@ def _select_function(ctx: Context) -> _Selected:
         else:
             codes.append(_select(ctx, index))
         index += 1
-    return _Selected(ctx, frame.prologue(ctx), codes, epilogue_slot)
+    return Selected(ctx, frame.prologue(ctx), codes, epilogue_slot)
 
 
-def _texts(selected: _Selected) -> list[str]:
+def _texts(selected: Selected) -> list[str]:
     texts = [_text(item) for item in selected.entry if isinstance(item, (str, ByteLine))]
     for code in selected.codes:
         for item in code.items:
@@ -141,13 +143,13 @@ def _branch(jump: Jump, epilogue_slot: int) -> Branch:
 class _Placed(NamedTuple):
     """A function with its layout, and the bounds of the items of each slot's code."""
 
-    selected: _Selected
+    selected: Selected
     layout: Layout
     entry_bounds: list[int]
     bounds: list[list[int]]
 
 
-def _lay_out(selected: _Selected, known: Mapping[str, bytes]) -> _Placed:
+def _lay_out(selected: Selected, known: Mapping[str, bytes]) -> _Placed:
     bounds = [_bounds(code.items, known) for code in selected.codes]
     entry_bounds = _bounds(selected.entry, known)
     branches = [
@@ -275,7 +277,7 @@ class Compiler:
         Raises NotModelled naming an instruction that cannot be compiled, KernelError where Linux's JIT
         gives up (a call out of reach, branches that do not settle).
         """
-        selected = [_select_function(ctx) for ctx in _contexts(request)]
+        selected = [select(ctx) for ctx in contexts(request)]
         known = self._cache.encode([text for function in selected for text in _texts(function)])
         placed = [_lay_out(function, known) for function in selected]
         lengths = tuple(function.layout.offsets[-1] for function in placed)
@@ -296,6 +298,10 @@ class Compiler:
             functions.append(NativeFunction(subprog.name, addr, code, offsets, size, _exceptions(function)))
         return NativeImage(tuple(functions), _pokes(request, placed), dict(sorted(forms.items())))
 
+    def poke_code(self, poke: PokeSite, base: int, goal: int | None) -> tuple[tuple[int, bytes], ...]:
+        """See NativeCompiler."""
+        return poke_code(poke, base, goal)
+
     def _resolve(self, parts: Sequence[Sequence[_Part]]) -> list[bytes]:
         texts = self._cache.encode([p for function in parts for p in function if isinstance(p, str)])
         relative = [p for function in parts for p in function if isinstance(p, Relative)]
@@ -305,7 +311,8 @@ class Compiler:
         ]
 
 
-def _contexts(request: NativeRequest) -> list[Context]:
+def contexts(request: NativeRequest) -> list[Context]:
+    """What templates may know, for each function of a request."""
     function_at = {subprog.start: number for number, subprog in enumerate(request.subprogs)}
     return [
         Context(

@@ -355,13 +355,16 @@ def test_tail_calls_stop_at_33(stack: int, saved: int, direct: bool, retpoline: 
     flat.write(prog + 0x48, function.addr.to_bytes(8, "little"))
     if direct:
         poke = image.pokes[0]
-        site = function.addr + poke.target_off
-        distance = function.addr + poke.adj_off - (site + 5)
-        flat.write(site, b"\xe9" + distance.to_bytes(4, "little", signed=True))
-        flat.write(function.addr + poke.bypass_off, bytes.fromhex("0f1f440000"))
+        for addr, code in flat.compiler.poke_code(poke, function.addr, function.addr + poke.adj_off):
+            flat.write(addr, code)
     flat.write(DATA, bytes(8))
     assert flat.run(image).r0 == 99
     assert int.from_bytes(flat.read(DATA, 8), "little") == 34
+    if direct:
+        # Emptying the slot gives the image's first bytes back.
+        for addr, code in flat.compiler.poke_code(poke, function.addr, None):
+            flat.write(addr, code)
+        assert flat.read(function.addr, len(function.code)) == function.code
 
 
 @pytest.mark.parametrize("index", [0, 1, 2, 0xFFFFFFFF, 1 << 32])
