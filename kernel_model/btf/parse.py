@@ -167,17 +167,24 @@ _VOID = BtfType(0, Kind.VOID, "void")
 class Btf:
     """Parsed BTF. Type ids run from 1 (or from the end of ``base`` for split BTF) to ``len(btf) - 1``.
 
-    Raises BtfError when the header, the sections or the type stream do not hold together.
+    Raises BtfError when the header, the sections or the type stream do not hold together. A ``tolerant``
+    reading keeps the types before a damaged one, and the error in ``damage``.
     """
 
-    def __init__(self, data: bytes, base: Btf | None = None) -> None:
+    def __init__(self, data: bytes, base: Btf | None = None, tolerant: bool = False) -> None:
         self.data = data
         self.base = base
         self.start_id = len(base) if base else 1
         self._base_strings = base.strings_end if base else 0
         self._types_at, types_len, self._strings_at, self._strings_len = self._header()
         self._offsets = array("I")
-        self._scan(self._types_at + types_len)
+        self.damage: BtfError | None = None
+        try:
+            self._scan(self._types_at + types_len)
+        except BtfError as error:
+            if not tolerant:
+                raise
+            self.damage = error
         self._cache: dict[int, BtfType] = {}
         self._names: dict[tuple[str, Kind], int] | None = None
 
