@@ -1,13 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Arrays of values, per-CPU arrays and arrays of objects (kernel_model/maps/array.py has the other side).
-.equ ARRAY_TYPE_PERCPU_ARRAY, 6
-.equ ARRAY_BPF_NOEXIST, 1
-.equ ARRAY_BPF_EXIST, 2
-.equ ARRAY_BPF_F_LOCK, 4
-.equ ARRAY_E2BIG, 7
-.equ ARRAY_EEXIST, 17
-.equ ARRAY_EINVAL, 22
-.equ ARRAY_EOPNOTSUPP, 95
 
 # rdi map, rsi key: the value's address, or 0.
 ENTRY(array_map_lookup_elem)
@@ -51,20 +43,20 @@ array_of_map_lookup_elem_none:
 # rdi map, rsi key, rdx value, rcx flags: 0 or an error. A per-CPU array's value changes on this CPU.
 ENTRY(array_map_update_elem)
 	mov rax, rcx
-	and rax, -1 - ARRAY_BPF_F_LOCK
-	cmp rax, ARRAY_BPF_EXIST
+	and rax, -1 - CONST_BPF_F_LOCK
+	cmp rax, CONST_BPF_EXIST
 	ja array_map_update_elem_inval
 	mov eax, [rsi]
 	cmp eax, [rdi + OFF_bpf_map_max_entries]
 	jae array_map_update_elem_toobig
-	test cl, ARRAY_BPF_NOEXIST
+	test cl, CONST_BPF_NOEXIST
 	jnz array_map_update_elem_exists
-	test cl, ARRAY_BPF_F_LOCK
+	test cl, CONST_BPF_F_LOCK
 	jnz array_map_update_elem_inval
 	and eax, [rdi + OFF_bpf_array_index_mask]
 	mov rsi, rdx
 	mov edx, [rdi + OFF_bpf_map_value_size]
-	cmp dword ptr [rdi + OFF_bpf_map_map_type], ARRAY_TYPE_PERCPU_ARRAY
+	cmp dword ptr [rdi + OFF_bpf_map_map_type], CONST_BPF_MAP_TYPE_PERCPU_ARRAY
 	je array_map_update_elem_percpu
 	mov ecx, [rdi + OFF_bpf_array_elem_size]
 	imul rax, rcx
@@ -80,20 +72,20 @@ array_map_update_elem_percpu:
 	xor eax, eax
 	RET
 array_map_update_elem_inval:
-	mov rax, -ARRAY_EINVAL
+	mov rax, CONST_MINUS_EINVAL
 	RET
 array_map_update_elem_toobig:
-	mov rax, -ARRAY_E2BIG
+	mov rax, CONST_MINUS_E2BIG
 	RET
 array_map_update_elem_exists:
-	mov rax, -ARRAY_EEXIST
+	mov rax, CONST_MINUS_EEXIST
 	RET
 
 ENTRY(array_map_delete_elem)
-	mov rax, -ARRAY_EINVAL
+	mov rax, CONST_MINUS_EINVAL
 	RET
 
 # Programs cannot look into arrays of programs or perf events; the error is a pointer's (ERR_PTR).
 ENTRY(fd_array_map_lookup_elem)
-	mov rax, -ARRAY_EOPNOTSUPP
+	mov rax, CONST_MINUS_EOPNOTSUPP
 	RET

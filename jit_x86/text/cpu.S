@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# The number of the running CPU. Programs from classic BPF call it by the second name.
+# The number of the running CPU; the second function is for programs from classic BPF and the base group.
 ENTRY(bpf_get_smp_processor_id)
-ENTRY_UNALIGNED(bpf_get_raw_cpu_id)
 	mov rax, SYM_cpu_number
 	mov eax, gs:[rax]
+	RET
+
+ENTRY(bpf_get_raw_cpu_id)
+	mov rax, SYM_cpu_number
+	mov eax, gs:[rax]
+	RET
+
+# The NUMA node of the running CPU: this machine has one.
+ENTRY(bpf_get_numa_node_id)
+	xor eax, eax
 	RET

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # The Internet checksum and bpf_csum_diff().
-.equ CSUM_EINVAL, 22
 
 # csum_partial(): rdi buffer, esi bytes, edx sum so far: the 32-bit one's complement sum. Leaves r8-r11.
 ENTRY(csum_partial)
@@ -82,5 +81,5 @@ bpf_csum_diff_fold:
 	shr eax, 16
 	RET
 bpf_csum_diff_inval:
-	mov rax, -CSUM_EINVAL
+	mov rax, CONST_MINUS_EINVAL
 	RET

@@ -3,7 +3,6 @@
 #
 # The hash is Bob Jenkins' lookup3 of the key with the map's seed. Rotations are rorx, which leaves the
 # flags alone: the emulator makes every flag of a rol into a call of its own.
-.equ HASH_JHASH_INITVAL, 0xdeadbeef
 
 # x -= z; x ^= rol(z, n); z += y
 .macro HASH_MIX x, y, z, n
@@ -26,7 +25,7 @@ ENTRY(__htab_map_lookup_elem)
 	mov r11d, [rdi + OFF_bpf_map_key_size]
 	mov r10, rsi
 	mov eax, [rdi + OFF_bpf_htab_hashrnd]
-	lea eax, [rax + r11 + HASH_JHASH_INITVAL - 0x100000000]
+	lea eax, [rax + r11 + CONST_JHASH_INITVAL]
 	mov r8d, eax
 	mov r9d, eax
 	cmp r11d, 12

@@ -1,29 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Loads from packets: what LD_ABS and LD_IND become, and bpf_skb_load_bytes() (net/core/filter.c).
 # Packets without fragments are read here; a set data_len goes to Python.
-.equ SKB_EFAULT, 14
-.equ SKB_NET_OFF, -0x100000
-.equ SKB_LL_OFF, -0x200000
-.equ SKB_MAC_UNSET, 0xffff
-.equ SKB_HDR_START_MAC, 0
-.equ SKB_HDR_START_NET, 1
 
 # rdi skb, rsi its data, edx the bytes of it, ecx a signed offset that is negative: rcx becomes the
 # offset from the data (SKF_NET_OFF and SKF_LL_OFF count from the headers). Leaves for the caller's
 # label with rcx below -2**31 when there is no such header.
 skb_convert_offset:
-	cmp ecx, SKB_NET_OFF
+	cmp ecx, CONST_SKF_NET_OFF
 	jl skb_convert_offset_ll
 	movzx eax, word ptr [rdi + OFF_sk_buff_network_header]
-	lea rcx, [rcx + rax - SKB_NET_OFF]
+	lea rcx, [rcx + rax]
+	sub rcx, CONST_SKF_NET_OFF
 	jmp skb_convert_offset_head
 skb_convert_offset_ll:
-	cmp ecx, SKB_LL_OFF
+	cmp ecx, CONST_SKF_LL_OFF
 	jl skb_convert_offset_none
 	movzx eax, word ptr [rdi + OFF_sk_buff_mac_header]
-	cmp eax, SKB_MAC_UNSET
+	cmp eax, CONST_SKB_HEADER_UNSET
 	je skb_convert_offset_none
-	lea rcx, [rcx + rax - SKB_LL_OFF]
+	lea rcx, [rcx + rax]
+	sub rcx, CONST_SKF_LL_OFF
 skb_convert_offset_head:
 	# Header offsets count from skb->head.
 	add rcx, [rdi + OFF_sk_buff_head]
@@ -56,7 +52,7 @@ bpf_skb_load_helper_8_negative:
 	cmp rcx, -0x80000000
 	jg bpf_skb_load_helper_8_linear
 bpf_skb_load_helper_8_fault:
-	mov rax, -SKB_EFAULT
+	mov rax, CONST_MINUS_EFAULT
 	RET
 bpf_skb_load_helper_8_beyond:
 	cmp dword ptr [rdi + OFF_sk_buff_data_len], 0
@@ -89,7 +85,7 @@ bpf_skb_load_helper_16_negative:
 	cmp rcx, -0x80000000
 	jg bpf_skb_load_helper_16_linear
 bpf_skb_load_helper_16_fault:
-	mov rax, -SKB_EFAULT
+	mov rax, CONST_MINUS_EFAULT
 	RET
 bpf_skb_load_helper_16_beyond:
 	cmp dword ptr [rdi + OFF_sk_buff_data_len], 0
@@ -122,7 +118,7 @@ bpf_skb_load_helper_32_negative:
 	cmp rcx, -0x80000000
 	jg bpf_skb_load_helper_32_linear
 bpf_skb_load_helper_32_fault:
-	mov rax, -SKB_EFAULT
+	mov rax, CONST_MINUS_EFAULT
 	RET
 bpf_skb_load_helper_32_beyond:
 	cmp dword ptr [rdi + OFF_sk_buff_data_len], 0
@@ -156,19 +152,19 @@ bpf_skb_load_bytes_clear:
 	xor esi, esi
 	mov edx, ecx
 	call memset
-	mov rax, -SKB_EFAULT
+	mov rax, CONST_MINUS_EFAULT
 	RET
 
 # rdi skb, esi offset, rdx destination, ecx bytes, r8d which header the offset counts from.
 ENTRY(bpf_skb_load_bytes_relative)
 	cmp esi, 0xffff
 	ja bpf_skb_load_bytes_clear
-	cmp r8d, SKB_HDR_START_NET
+	cmp r8d, CONST_BPF_HDR_START_NET
 	je bpf_skb_load_bytes_relative_net
-	cmp r8d, SKB_HDR_START_MAC
+	cmp r8d, CONST_BPF_HDR_START_MAC
 	jne bpf_skb_load_bytes_clear
 	movzx eax, word ptr [rdi + OFF_sk_buff_mac_header]
-	cmp eax, SKB_MAC_UNSET
+	cmp eax, CONST_SKB_HEADER_UNSET
 	je bpf_skb_load_bytes_clear
 	jmp bpf_skb_load_bytes_relative_start
 bpf_skb_load_bytes_relative_net:

@@ -1,12 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # bpf_xdp_adjust_head(), _tail() and _meta() (net/core/filter.c): rdi is the xdp_buff, esi the signed offset.
 # Buffers with fragments are not built by this kernel; a set XDP_FLAGS_HAS_FRAGS goes to Python.
-.equ XDP_EACCES, 13
-.equ XDP_EINVAL, 22
-.equ XDP_ENOTSUPP, 524
-.equ XDP_ETH_HLEN, 14
-.equ XDP_HAS_FRAGS, 1
-.equ XDP_META_MAX, 255
 
 ENTRY(bpf_xdp_adjust_head)
 	movsxd rsi, esi
@@ -24,7 +18,7 @@ bpf_xdp_adjust_head_meta:
 	cmp r8, rax
 	jb bpf_xdp_adjust_head_inval
 	mov rax, [rdi + OFF_xdp_buff_data_end]
-	sub rax, XDP_ETH_HLEN
+	sub rax, CONST_ETH_HLEN
 	cmp r8, rax
 	ja bpf_xdp_adjust_head_inval
 	lea rax, [r10 + rsi]
@@ -40,11 +34,11 @@ bpf_xdp_adjust_head_done:
 	xor eax, eax
 	RET
 bpf_xdp_adjust_head_inval:
-	mov rax, -XDP_EINVAL
+	mov rax, CONST_MINUS_EINVAL
 	RET
 
 ENTRY(bpf_xdp_adjust_tail)
-	test dword ptr [rdi + OFF_xdp_buff_flags], XDP_HAS_FRAGS
+	test dword ptr [rdi + OFF_xdp_buff_flags], CONST_XDP_FLAGS_HAS_FRAGS
 	jnz bpf_xdp_frags_adjust_tail
 	movsxd rdx, esi
 	mov r9, [rdi + OFF_xdp_buff_data_end]
@@ -55,7 +49,7 @@ ENTRY(bpf_xdp_adjust_tail)
 	cmp r8, rax
 	ja bpf_xdp_adjust_tail_inval
 	mov rax, [rdi + OFF_xdp_buff_data]
-	add rax, XDP_ETH_HLEN
+	add rax, CONST_ETH_HLEN
 	cmp r8, rax
 	jb bpf_xdp_adjust_tail_inval
 	mov [rdi + OFF_xdp_buff_data_end], r8
@@ -68,7 +62,7 @@ bpf_xdp_adjust_tail_done:
 	xor eax, eax
 	RET
 bpf_xdp_adjust_tail_inval:
-	mov rax, -XDP_EINVAL
+	mov rax, CONST_MINUS_EINVAL
 	RET
 
 ENTRY(bpf_xdp_adjust_meta)
@@ -87,17 +81,17 @@ ENTRY(bpf_xdp_adjust_meta)
 	sub r9, r10
 	test r9b, 3
 	jnz bpf_xdp_adjust_meta_acces
-	cmp r9, XDP_META_MAX
+	cmp r9, CONST_XDP_META_MAX
 	ja bpf_xdp_adjust_meta_acces
 	mov [rdi + OFF_xdp_buff_data_meta], r10
 	xor eax, eax
 	RET
 bpf_xdp_adjust_meta_notsupp:
-	mov rax, -XDP_ENOTSUPP
+	mov rax, CONST_MINUS_ENOTSUPP
 	RET
 bpf_xdp_adjust_meta_inval:
-	mov rax, -XDP_EINVAL
+	mov rax, CONST_MINUS_EINVAL
 	RET
 bpf_xdp_adjust_meta_acces:
-	mov rax, -XDP_EACCES
+	mov rax, CONST_MINUS_EACCES
 	RET

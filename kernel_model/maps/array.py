@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from array import array
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from ..errors import KernelError
@@ -283,39 +282,10 @@ class FdArrayMap(ArrayBase):
         return held
 
 
-@dataclass(frozen=True)
-class PokeSite:
-    """A direct tail call that jumps through this map: program, and the key that its code was made for.
-
-    ``prog`` is the address of the struct bpf_prog that contains it, ``index`` the number of the poke
-    site in that program's JIT image.
-    """
-
-    prog: int
-    key: int
-    index: int
-
-
 class ProgArrayMap(FdArrayMap):
-    """BPF_MAP_TYPE_PROG_ARRAY: the targets of tail calls.
-
-    ``poke_sites`` lists direct tail calls through this map; after a slot changed the system call patches
-    those whose ``key`` is the slot's (prog_array_map_poke_run()). ``owner_type`` and ``owner_jited`` bind
-    the map to the first program that uses it (bpf_prog_map_compatible()).
-    """
+    """BPF_MAP_TYPE_PROG_ARRAY: the targets of tail calls, as addresses of struct bpf_prog."""
 
     OPS = "prog_array_map_ops"
-
-    def __init__(self, services: Services, attr: MapAttr, name: bytes) -> None:
-        super().__init__(services, attr, name)
-        self.poke_sites: list[PokeSite] = []
-        self.owner_type: int | None = None
-        self.owner_jited = False
-
-    def sites_of(self, key: bytes) -> list[PokeSite]:
-        """The poke sites that a change of ``key`` concerns."""
-        index = int.from_bytes(key[:4], "little")
-        return [site for site in self.poke_sites if site.key == index]
 
     def lookup(self, services: Services, key: bytes, flags: int = 0) -> bytes | None:
         """The id of the program in the slot, 4 bytes (bpf_fd_array_map_lookup_elem())."""

@@ -23,6 +23,7 @@ from kernel_model.btf.layout import Layout, kernel_layout
 from kernel_model.errors import KernelError, MemoryFault
 from kernel_model.functions import FUNCTIONS, call_impl
 from kernel_model.helpers import nonlinear as _nonlinear  # noqa: F401
+from kernel_model.helpers.constants import TEXT_CONSTANTS
 from kernel_model.isa.native import Mitigations
 from kernel_model.maps import functions as _map_functions  # noqa: F401  (registers the leaves)
 from kernel_model.maps.base import BpfMap
@@ -34,7 +35,6 @@ RAM_SIZE = 32 << 20
 PERCPU_LINK = 0x3000_0000
 PERCPU_UNIT = 0x10_0000
 PERCPU_STATIC = 0x1000
-KTIME_COST_NS = 20
 MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 _STATIC = {"this_cpu_off": 0, "cpu_number": 8, "bpf_redirect_info": 64, "bpf_user_rnd_state": 192}
@@ -58,7 +58,7 @@ def constants(layout: Layout) -> dict[str, int]:
     out = {f"OFF_{path.replace('.', '_')}": off for path, off in layout.offsets().items()}
     out |= {f"SIZEOF_{name}": struct.size for name, struct in layout.items()}
     out |= {f"SYM_{name}": PERCPU_LINK + off for name, off in _STATIC.items()}
-    return out | {"SYM_sim_clock": _CLOCK, "CONST_KTIME_COST_NS": KTIME_COST_NS}
+    return out | {"SYM_sim_clock": _CLOCK} | TEXT_CONSTANTS
 
 
 @cache

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Numbers that hand-written kernel text names ``CONST_<name>``: errnos, flags, verdicts, header lengths.
+
+The machine merges this table into the constants that it gives to the assembler. (The assembler's own
+``.equ`` names are taken for memory operands in Intel syntax, so they are of no use.)
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from ..uapi.enums import UpdateFlags, bpf_map_type, xdp_action
+
+_OTHERS: Final = {
+    "MINUS_ENOTSUPP": -524,
+    # What a look at the clock costs, in simulated nanoseconds.
+    "KTIME_COST_NS": 20,
+    "ETH_HLEN": 14,
+    "JHASH_INITVAL": 0xDEADBEEF - (1 << 32),
+    "INT_MAX": 0x7FFF_FFFF,
+    # struct xdp_buff flags and the largest metadata (include/net/xdp.h).
+    "XDP_FLAGS_HAS_FRAGS": 1,
+    "XDP_META_MAX": 255,
+    # Classic BPF's offsets from the headers (include/uapi/linux/filter.h).
+    "SKF_NET_OFF": -0x10_0000,
+    "SKF_LL_OFF": -0x20_0000,
+    "SKB_HEADER_UNSET": 0xFFFF,
+    "BPF_HDR_START_MAC": 0,
+    "BPF_HDR_START_NET": 1,
+    # tc verdicts and bpf_redirect()'s flag.
+    "TC_ACT_SHOT": 2,
+    "TC_ACT_REDIRECT": 7,
+    "BPF_F_INGRESS": 1,
+}
+
+TEXT_CONSTANTS: Final[dict[str, int]] = {
+    f"CONST_{name}": value
+    for name, value in (
+        *((f"MINUS_{name}", -number) for name, number in sorted(vars(errno).items()) if name.startswith("E")),
+        *((each.name, int(each)) for each in xdp_action),
+        *((each.name, int(each)) for each in bpf_map_type),
+        *((f"BPF_{name.removeprefix('BPF_')}", int(flag)) for name, flag in UpdateFlags.__members__.items()),
+        *_OTHERS.items(),
+    )
+}
