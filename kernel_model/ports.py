@@ -58,12 +58,28 @@ class Allocator(Protocol):
 class Cpu(Protocol):
     """Calling into emulated text."""
 
-    def call(self, addr: int, *args: int) -> int:
+    def call(self, addr: int, *args: int, stack: int | None = None) -> int:
         """Run the kernel function at ``addr`` with up to six arguments (SysV ABI); its RAX, unsigned.
+
+        ``stack`` is where its frames begin, by default right below the code that called into Python.
 
         Callable from kernel code that itself was entered from emulated text (nested), except from a
         leaf trap. Raises GuestFault when the function goes wild.
         """
+        ...
+
+    def on_stack(self, top: int) -> int:
+        """Let calls at depth 0 begin at this stack address; returns the previous one."""
+        ...
+
+    @property
+    def stack_pointer(self) -> int:
+        """In a kernel function that left the CPU run: the stack pointer at its entry."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How many calls into emulated text are under way."""
         ...
 
     @property

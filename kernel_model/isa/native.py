@@ -164,3 +164,11 @@ class NativeCompiler(Protocol):
         Raises NotModelled for an instruction that cannot be compiled, naming it.
         """
         ...
+
+    def poke_code(self, poke: PokeSite, base: int, goal: int | None) -> tuple[tuple[int, bytes], ...]:
+        """How to patch a direct tail call: what bytes to write at which address, in order.
+
+        ``base`` is the address of the function that holds it, ``goal`` where the tail call lands in the
+        target program, None when the slot is empty.
+        """
+        ...

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Ways between the machine's Python side and emulated text. Everything is handed over in the mailbox,
+# a block of kernel data at SYM_mailbox; MB_* are offsets into it. A `hlt` in here ends the CPU run.
+
+# Call MB_TARGET(MB_ARG0..5) on the stack MB_STACK; the result goes to MB_RESULT.
+ENTRY(__call_from_model)
+	movabs r11, SYM_mailbox
+	mov rax, rsp
+	mov rsp, [r11 + MB_STACK]
+	push rax
+	mov rdi, [r11 + MB_ARG0]
+	mov rsi, [r11 + MB_ARG1]
+	mov rdx, [r11 + MB_ARG2]
+	mov rcx, [r11 + MB_ARG3]
+	mov r8, [r11 + MB_ARG4]
+	mov r9, [r11 + MB_ARG5]
+	call qword ptr [r11 + MB_TARGET]
+	pop rsp
+	movabs r11, SYM_mailbox
+	mov [r11 + MB_RESULT], rax
+	mov qword ptr [r11 + MB_REASON], REASON_RETURNED
+	hlt
+
+# A leaf function in Python: the machine's hook sits on __leaf_point. eax is the function's number.
+ENTRY(__leaf_trap)
+	movabs r11, SYM_mailbox
+	mov [r11 + MB_NUMBER], rax
+	mov [r11 + MB_ARG0], rdi
+	mov [r11 + MB_ARG1], rsi
+	mov [r11 + MB_ARG2], rdx
+	mov [r11 + MB_ARG3], rcx
+	mov [r11 + MB_ARG4], r8
+	mov [r11 + MB_ARG5], r9
+ENTRY_UNALIGNED(__leaf_point)
+	nop
+	mov rax, [r11 + MB_RESULT]
+	RET
+
+# A function in Python that may itself call emulated text: the run ends, and goes on at __leave_resume.
+ENTRY(__leave_trap)
+	movabs r11, SYM_mailbox
+	mov [r11 + MB_NUMBER], rax
+	mov [r11 + MB_ARG0], rdi
+	mov [r11 + MB_ARG1], rsi
+	mov [r11 + MB_ARG2], rdx
+	mov [r11 + MB_ARG3], rcx
+	mov [r11 + MB_ARG4], r8
+	mov [r11 + MB_ARG5], r9
+	mov [r11 + MB_STACK], rsp
+	mov qword ptr [r11 + MB_REASON], REASON_LEFT
+	hlt
+ENTRY(__leave_resume)
+	movabs r11, SYM_mailbox
+	mov rax, [r11 + MB_RESULT]
+	RET
+
+# To user space: MB_STACK points at the task's struct pt_regs, MB_CR3 is its address space.
+ENTRY(ret_to_user)
+	movabs r11, SYM_mailbox
+	mov rax, [r11 + MB_CR3]
+	mov rsp, [r11 + MB_STACK]
+	mov cr3, rax
+	swapgs
+	jmp __pop_pt_regs
+
+# Back to kernel text after an exception: MB_STACK points at a struct pt_regs.
+ENTRY(ret_to_kernel)
+	movabs r11, SYM_mailbox
+	mov rsp, [r11 + MB_STACK]
+ENTRY_UNALIGNED(__pop_pt_regs)
+	pop r15
+	pop r14
+	pop r13
+	pop r12
+	pop rbp
+	pop rbx
+	pop r11
+	pop r10
+	pop r9
+	pop r8
+	pop rax
+	pop rcx
+	pop rdx
+	pop rsi
+	pop rdi
+	add rsp, 8
+	iretq
+
+# The first instructions after power-on: real segment registers, then halt.
+ENTRY(startup_64)
+	push SEL_KERNEL_CS
+	lea rax, [rip + __startup_cs]
+	push rax
+	retfq
+ENTRY_UNALIGNED(__startup_cs)
+	mov eax, SEL_KERNEL_DS
+	mov ds, eax
+	mov es, eax
+	mov ss, eax
+	hlt
+
+# Indirect branches under the retpoline mitigation, and returns under the return-thunk mitigation.
+ENTRY(__x86_return_thunk)
+	ret
+	int3
+
+# The address that helper calls are relative to; never called (kernel/bpf/core.c).
+ENTRY(__bpf_call_base)
+	xor eax, eax
+	RET

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The network driver's hot path: a batch of packets from the receive ring through the XDP program.
+#
+# u64 nic_poll(struct nic_adapter *adapter, u64 budget): packets handled.
+# Each handled packet leaves its verdict and the frame's final bounds in its nic_rx_buffer; the driver's
+# slow half (Python) passes frames up the stack, counts, and refills the ring afterwards.
+# rbx adapter, r12 packets left, r13 this packet's nic_rx_buffer, r14 packets done, r15 its descriptor.
+ENTRY(nic_poll)
+	push rbp
+	mov rbp, rsp
+	push rbx
+	push r12
+	push r13
+	push r14
+	push r15
+	sub rsp, CONST_XDP_FRAME
+	mov rbx, rdi
+	mov r12, rsi
+	xor r14d, r14d
+nic_poll_next:
+	cmp r14, r12
+	jae nic_poll_done
+	mov eax, [rbx + OFF_nic_adapter_rx_next]
+	mov r15, rax
+	imul r13, rax, SIZEOF_nic_rx_buffer
+	add r13, [rbx + OFF_nic_adapter_rx_buffers]
+	shl r15, 4
+	add r15, [rbx + OFF_nic_adapter_rx_ring]
+	test byte ptr [r15 + OFF_nic_rx_desc_status], 1
+	je nic_poll_done
+	inc eax
+	and eax, [rbx + OFF_nic_adapter_rx_mask]
+	mov [rbx + OFF_nic_adapter_rx_next], eax
+	inc r14
+
+	movabs rcx, SYM_sim_clock
+	mov rdx, [rbx + OFF_nic_adapter_packet_cost]
+	add [rcx], rdx
+	movzx ecx, word ptr [r15 + OFF_nic_rx_desc_length]
+	mov [r13 + OFF_nic_rx_buffer_frame_len], ecx
+	inc qword ptr [rbx + OFF_nic_adapter_rx_packets]
+	add [rbx + OFF_nic_adapter_rx_bytes], rcx
+
+	mov rax, [r13 + OFF_nic_rx_buffer_page]
+	mov [rsp + OFF_xdp_buff_data_hard_start], rax
+	mov edx, [rbx + OFF_nic_adapter_headroom]
+	add rax, rdx
+	mov [rsp + OFF_xdp_buff_data], rax
+	mov [rsp + OFF_xdp_buff_data_meta], rax
+	add rcx, rax
+	mov [rsp + OFF_xdp_buff_data_end], rcx
+	lea rdx, [rbx + OFF_nic_adapter_rxq]
+	mov [rsp + OFF_xdp_buff_rxq], rdx
+	mov qword ptr [rsp + OFF_xdp_buff_txq], 0
+	mov edx, [rbx + OFF_nic_adapter_frame_sz]
+	mov [rsp + OFF_xdp_buff_frame_sz], edx
+	mov dword ptr [rsp + OFF_xdp_buff_flags], 0
+
+	mov rdx, [rbx + OFF_nic_adapter_dev]
+	mov rdx, [rdx + OFF_net_device_xdp_prog]
+	mov eax, CONST_XDP_PASS
+	test rdx, rdx
+	je nic_poll_verdict
+	mov rdi, rsp
+	lea rsi, [rdx + OFF_bpf_prog_insnsi]
+	mov rax, [rdx + OFF_bpf_prog_bpf_func]
+	call __x86_indirect_thunk_rax
+nic_poll_verdict:
+	mov [r13 + OFF_nic_rx_buffer_verdict], eax
+	mov rcx, [rsp + OFF_xdp_buff_data]
+	mov [r13 + OFF_nic_rx_buffer_data], rcx
+	mov rdx, [rsp + OFF_xdp_buff_data_end]
+	mov [r13 + OFF_nic_rx_buffer_data_end], rdx
+	cmp eax, CONST_XDP_TX
+	je nic_poll_tx
+	cmp eax, CONST_XDP_REDIRECT
+	je nic_poll_redirect
+	cmp eax, CONST_XDP_PASS
+	je nic_poll_next
+	cmp eax, CONST_XDP_DROP
+	je nic_poll_next
+	inc qword ptr [rbx + OFF_nic_adapter_xdp_exceptions]
+	jmp nic_poll_next
+nic_poll_tx:
+	mov rdi, rbx
+	mov rsi, rcx
+	sub rdx, rcx
+	call nic_xmit
+	jmp nic_poll_next
+nic_poll_redirect:
+	mov rdi, [rbx + OFF_nic_adapter_dev]
+	mov rsi, rsp
+	call xdp_do_redirect
+	test eax, eax
+	je nic_poll_next
+	inc qword ptr [rbx + OFF_nic_adapter_xdp_redirect_err]
+	jmp nic_poll_next
+nic_poll_done:
+	mov rax, r14
+	add rsp, CONST_XDP_FRAME
+	pop r15
+	pop r14
+	pop r13
+	pop r12
+	pop rbx
+	pop rbp
+	RET
+
+# int nic_xmit(struct nic_adapter *adapter, void *data, u64 length): 0, or -ENOSPC when the ring is full.
+# The card has taken the frame before the receive buffer is used again.
+ENTRY(nic_xmit)
+	mov eax, [rdi + OFF_nic_adapter_tx_next]
+	lea ecx, [rax + 1]
+	and ecx, [rdi + OFF_nic_adapter_tx_mask]
+	cmp ecx, [rdi + OFF_nic_adapter_tx_clean]
+	je nic_xmit_full
+	mov [rdi + OFF_nic_adapter_tx_next], ecx
+	shl rax, 4
+	add rax, [rdi + OFF_nic_adapter_tx_ring]
+	movabs rcx, CONST_DIRECT_MAP
+	sub rsi, rcx
+	mov [rax + OFF_nic_tx_desc_addr], rsi
+	mov [rax + OFF_nic_tx_desc_length], dx
+	mov word ptr [rax + OFF_nic_tx_desc_status], 1
+	inc qword ptr [rdi + OFF_nic_adapter_tx_packets]
+	xor eax, eax
+	RET
+nic_xmit_full:
+	inc qword ptr [rdi + OFF_nic_adapter_tx_dropped]
+	mov eax, CONST_MINUS_ENOSPC
+	RET
+
+# int xdp_do_redirect(struct net_device *dev, struct xdp_buff *xdp): send the frame where the program's
+# bpf_redirect() said. Redirection through a map goes to the slow half (xdp_do_redirect_map).
+ENTRY(xdp_do_redirect)
+	mov rdx, SYM_this_cpu_off
+	mov rdx, qword ptr gs:[rdx]
+	mov rcx, SYM_bpf_redirect_info
+	add rdx, rcx
+	cmp qword ptr [rdx + OFF_bpf_redirect_info_map], 0
+	jne xdp_do_redirect_slow
+	cmp dword ptr [rdx + OFF_bpf_redirect_info_map_type], 0
+	jne xdp_do_redirect_slow
+	mov rax, [rdx + OFF_bpf_redirect_info_tgt_index]
+	mov qword ptr [rdx + OFF_bpf_redirect_info_tgt_index], 0
+	cmp rax, CONST_MAX_NETDEVS
+	jae xdp_do_redirect_no_device
+	movabs rcx, SYM_netdev_table
+	mov rax, [rcx + rax*8]
+	test rax, rax
+	je xdp_do_redirect_no_device
+	mov rdi, [rax + OFF_net_device_priv]
+	mov rdx, [rsi + OFF_xdp_buff_data_end]
+	mov rsi, [rsi + OFF_xdp_buff_data]
+	sub rdx, rsi
+	jmp nic_xmit
+xdp_do_redirect_no_device:
+	mov eax, CONST_MINUS_EINVAL
+	RET
+xdp_do_redirect_slow:
+	jmp xdp_do_redirect_map

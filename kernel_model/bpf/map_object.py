@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A map as a reference-counted object with an id, over its implementation in ``kernel_model.maps``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import KernelError
+from ..maps.base import BpfMap
+from ..objects import KObject
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+    from .btf_object import BtfObject
+    from .prog import BpfProg
+
+
+class MapObject(KObject):
+    """Also what the verifier sees of a map (kernel_model.verifier.api.MapView)."""
+
+    kind = "bpf-map"
+
+    def __init__(self, kernel: Kernel, impl: BpfMap, btf: BtfObject | None) -> None:
+        super().__init__()
+        self.impl = impl
+        self.btf = btf
+        self._kernel = kernel
+        self.entries: dict[int, KObject] = {}
+        """What program arrays and maps of maps refer to, by slot: one reference each."""
+        self.poke_progs: list[BpfProg] = []
+        """Programs with direct tail calls through this map; their code is patched when a slot changes."""
+        self.owner: tuple[int, bool] | None = None
+        """Program type and whether JITed, of all programs that this array may hold."""
+        impl.set_id(kernel, kernel.maps.add(self))
+        kernel.maps_by_addr[impl.addr] = impl
+
+    def release(self, kernel: Kernel) -> None:
+        """Free the map; what its slots refer to is put first."""
+        kernel.maps.remove(self.impl.id)
+        del kernel.maps_by_addr[self.impl.addr]
+        for entry in self.entries.values():
+            entry.put(kernel)
+        self.entries.clear()
+        self.impl.free(kernel)
+        if self.btf is not None:
+            self.btf.put(kernel)
+
+    @property
+    def addr(self) -> int:
+        return self.impl.addr
+
+    @property
+    def id(self) -> int:
+        return self.impl.id
+
+    @property
+    def map_type(self) -> int:
+        return self.impl.map_type
+
+    @property
+    def key_size(self) -> int:
+        return self.impl.key_size
+
+    @property
+    def value_size(self) -> int:
+        return self.impl.value_size
+
+    @property
+    def max_entries(self) -> int:
+        return self.impl.max_entries
+
+    @property
+    def map_flags(self) -> int:
+        return self.impl.map_flags
+
+    @property
+    def name(self) -> str:
+        return self.impl.name.decode()
+
+    @property
+    def frozen(self) -> bool:
+        return self.impl.frozen
+
+    def value_addr(self, off: int) -> int:
+        """See MapView."""
+        return self.impl.value_addr(off)
+
+    def read_value(self, off: int, size: int) -> bytes | None:
+        """See MapView: the contents are constants only while nobody can write them."""
+        try:
+            return self._kernel.memory.read(self.impl.value_addr(off), size)
+        except KernelError:
+            return None

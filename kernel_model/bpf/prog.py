@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Programs: from a verified instruction list to ``prog->bpf_func``, and back to what user space may read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import KernelError
+from ..interpreter import Program
+from ..isa import opcodes as op
+from ..isa.insn import INSN_SIZE, Insn, encode
+from ..isa.native import NativeImage, NativeRequest
+from ..objects import KObject
+from ..verifier.api import ProgramSpec, VerifiedProgram
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+    from .btf_object import BtfObject
+    from .map_object import MapObject
+
+MAX_BPF_INTERPRETER_STACK = 512
+INTERPRETERS = tuple(f"__bpf_prog_run{size}" for size in range(32, MAX_BPF_INTERPRETER_STACK + 1, 32))
+"""The interpreter's entry points by stack size (kernel/bpf/core.c)."""
+
+_MAP_PSEUDO = {
+    op.BPF_PSEUDO_MAP_FD: op.BPF_PSEUDO_MAP_FD,
+    op.BPF_PSEUDO_MAP_IDX: op.BPF_PSEUDO_MAP_FD,
+    op.BPF_PSEUDO_MAP_VALUE: op.BPF_PSEUDO_MAP_VALUE,
+    op.BPF_PSEUDO_MAP_IDX_VALUE: op.BPF_PSEUDO_MAP_VALUE,
+}
+
+
+def prog_tag(insns: Sequence[Insn]) -> bytes:
+    """The 8-byte tag: a digest of the instructions with map references blanked (bpf_prog_calc_tag).
+
+    SHA-1 until 6.17, SHA-256 since 6.18.
+    """
+    blanked, skip = [], False
+    for insn in insns:
+        if skip:
+            insn, skip = insn._replace(imm=0), False
+        elif insn.code == op.LD_IMM64 and insn.src in (op.BPF_PSEUDO_MAP_FD, op.BPF_PSEUDO_MAP_VALUE):
+            insn, skip = insn._replace(imm=0), True
+        blanked.append(insn)
+    return hashlib.sha256(encode(blanked)).digest()[:8]
+
+
+class BpfProg(KObject):
+    """A loaded program. ``addr`` is its struct bpf_prog, with the instructions behind it, in memory."""
+
+    kind = "bpf-prog"
+
+    def __init__(
+        self, kernel: Kernel, spec: ProgramSpec, verified: VerifiedProgram, maps: list[MapObject], uid: int
+    ) -> None:
+        super().__init__()
+        self.type = spec.prog_type
+        self.expected_attach_type = spec.expected_attach_type
+        self.name = spec.name
+        self.gpl_compatible = spec.gpl_compatible
+        self.tag = prog_tag(spec.insns)
+        self.verified = verified
+        self.maps = maps
+        self.uid = uid
+        self.btf: BtfObject | None = None
+        self.load_time = kernel.clock.now()
+        self.run_cnt = 0
+        self.request = _request(kernel, verified)
+        self.frame_bytes = kernel.compiler.frame_bytes(self.request)
+        self.image: NativeImage | None = None
+        if kernel.sysctl["net/core/bpf_jit_enable"]:
+            self.image = self._compile(kernel)
+        self.addr = self._build_struct(kernel)
+        self.id = kernel.progs.add(self)
+        kernel.progs_by_addr[self.addr] = self
+        self._put_id(kernel, self.id)
+        for held in maps:
+            held.get()
+        self._track_pokes(kernel)
+
+    def _compile(self, kernel: Kernel) -> NativeImage:
+        image = kernel.compiler.compile(self.request, kernel.text.allocate)
+        for number, function in enumerate(image.functions):
+            kernel.text.poke(function.addr, function.code)
+            name = function.name or self.name or "F"
+            tag = self.tag.hex()
+            symbol = f"bpf_prog_{tag}_{name if number else self.name or 'main'}"
+            kernel.text.add_symbol(symbol, function.addr, len(function.code))
+            for entry in function.exceptions:
+                fixup = function.addr + entry.fixup_off
+                kernel.extable[function.addr + entry.off] = (fixup, entry.x86_reg)
+        return image
+
+    def _build_struct(self, kernel: Kernel) -> int:
+        layout, memory = kernel.layout["bpf_prog"], kernel.memory
+        code = encode(self.verified.insns)
+        addr = kernel.alloc.kmalloc(layout.size + len(code))
+        memory.put_u32(addr + layout.offset("type"), self.type)
+        memory.put_u32(addr + layout.offset("expected_attach_type"), self.expected_attach_type)
+        memory.put_u32(addr + layout.offset("len"), len(self.verified.insns))
+        memory.write(addr + layout.offset("tag"), self.tag)
+        memory.write(addr + layout.offset("insnsi"), code)
+        flags = layout.member("jited").offset
+        bits = (1 << layout.member("jited").bit_offset) if self.image is not None else 0
+        bits |= (1 << layout.member("gpl_compatible").bit_offset) if self.gpl_compatible else 0
+        memory.put_u16(addr + flags, bits)
+        if self.image is not None:
+            memory.put_u32(addr + layout.offset("jited_len"), len(self.image.functions[0].code))
+        aux = kernel.layout["bpf_prog_aux"]
+        aux_addr = kernel.alloc.kmalloc(aux.size)
+        memory.put_u64(addr + layout.offset("aux"), aux_addr)
+        memory.put_u32(aux_addr + aux.offset("func_cnt"), len(self.verified.subprogs))
+        memory.put_u32(aux_addr + aux.offset("stack_depth"), self.verified.subprogs[0].stack_depth)
+        memory.write(aux_addr + aux.offset("name"), self.name.encode()[:15])
+        self._aux = aux_addr
+        memory.put_u64(addr + layout.offset("bpf_func"), self.entry(kernel, jit=self.image is not None))
+        return addr
+
+    def _put_id(self, kernel: Kernel, number: int) -> None:
+        kernel.memory.put_u32(self._aux + kernel.layout["bpf_prog_aux"].offset("id"), number)
+
+    def entry(self, kernel: Kernel, jit: bool) -> int:
+        """The address that ``bpf_func`` holds: the JIT image, or the interpreter for this stack size."""
+        if jit:
+            if self.image is None:
+                raise KernelError(errno.ENOTSUP, f"program {self.name or self.id} has no JIT image")
+            return self.image.functions[0].addr
+        depth = max(self.verified.subprogs[0].stack_depth, 1)
+        return kernel.text.symbol(INTERPRETERS[-(-depth // 32) - 1])
+
+    def use_engine(self, kernel: Kernel, jit: bool) -> None:
+        """Point ``bpf_func`` at one engine or the other (both stay available)."""
+        at = self.addr + kernel.layout["bpf_prog"].offset("bpf_func")
+        kernel.memory.put_u64(at, self.entry(kernel, jit))
+
+    def bpf_func(self, kernel: Kernel) -> int:
+        """What ``prog->bpf_func`` holds now."""
+        return kernel.memory.u64(self.addr + kernel.layout["bpf_prog"].offset("bpf_func"))
+
+    def insnsi(self, kernel: Kernel) -> int:
+        """The address of the instructions: the second argument of ``bpf_func``."""
+        return self.addr + kernel.layout["bpf_prog"].offset("insnsi")
+
+    def run(self, kernel: Kernel, ctx: int) -> int:
+        """Call ``bpf_func(ctx, insnsi)`` in the emulated CPU; R0, 32 bits as hooks see it."""
+        return kernel.cpu.call(self.bpf_func(kernel), ctx, self.insnsi(kernel)) & 0xFFFF_FFFF
+
+    def program(self) -> Program:
+        """The same program for the interpreter."""
+        cached: Program | None = self.__dict__.get("_program")
+        if cached is None:
+            addrs = tuple(function.addr for function in self.image.functions) if self.image else ()
+            cached = Program.from_request(self.request, self.frame_bytes, addrs, self.name)
+            self.__dict__["_program"] = cached
+        return cached
+
+    def _track_pokes(self, kernel: Kernel) -> None:
+        """Connect direct tail calls with what their slots hold now (prog_array_map_poke_track)."""
+        for poke in self.image.pokes if self.image else ():
+            holder = next(held for held in self.maps if held.addr == poke.map_addr)
+            if self not in holder.poke_progs:
+                holder.poke_progs.append(self)
+            target = holder.entries.get(poke.key)
+            if isinstance(target, BpfProg):
+                self.poke(kernel, poke.map_addr, poke.key, target)
+
+    def poke(self, kernel: Kernel, map_addr: int, key: int, target: BpfProg | None) -> None:
+        """Patch this program's direct tail calls through one slot (bpf_arch_poke_desc_update)."""
+        if self.image is None:
+            return
+        starts = {sub.start: fn for sub, fn in zip(self.verified.subprogs, self.image.functions, strict=True)}
+        for poke in self.image.pokes:
+            if poke.map_addr != map_addr or poke.key != key:
+                continue
+            start = max(at for at in starts if at <= poke.insn)
+            base = starts[start].addr
+            goal = None
+            if target is not None and target.image is not None:
+                goal = target.image.functions[0].addr + poke.adj_off
+            for addr, code in kernel.compiler.poke_code(poke, base, goal):
+                kernel.text.poke(addr, code)
+
+    def xlated(self, kernel: Kernel) -> bytes:
+        """The instructions as BPF_OBJ_GET_INFO_BY_FD shows them (bpf_insn_prepare_dump).
+
+        Map addresses become ids, the internal tail call and probe loads their public forms.
+        """
+        by_addr = {held.addr: held for held in self.maps}
+        out = list(self.verified.insns)
+        for index, insn in enumerate(out):
+            if insn.code == op.TAIL_CALL:
+                out[index] = Insn(op.CALL, 0, 0, 0, 12)
+            elif insn.code == op.LD_IMM64 and insn.src in _MAP_PSEUDO:
+                value = (insn.imm & 0xFFFFFFFF) | (out[index + 1].imm & 0xFFFFFFFF) << 32
+                pseudo = _MAP_PSEUDO[insn.src]
+                if pseudo == op.BPF_PSEUDO_MAP_FD:
+                    number, off = by_addr[value].id, 0
+                else:
+                    number, off = self._value_reference(value)
+                out[index] = Insn(insn.code, insn.dst, pseudo, insn.off, number)
+                out[index + 1] = out[index + 1]._replace(imm=off)
+            elif op.bpf_class(insn.code) == op.BPF_LDX and op.bpf_mode(insn.code) in (
+                op.BPF_PROBE_MEM,
+                op.BPF_PROBE_MEMSX,
+            ):
+                mode = op.BPF_MEM if op.bpf_mode(insn.code) == op.BPF_PROBE_MEM else op.BPF_MEMSX
+                out[index] = insn._replace(code=insn.code & ~0xE0 | mode)
+        return encode(out)
+
+    def _value_reference(self, addr: int) -> tuple[int, int]:
+        for held in self.maps:
+            try:
+                base = held.value_addr(0)
+            except KernelError:
+                continue
+            if base <= addr < base + max(held.value_size, 1):
+                return held.id, addr - base
+        return 0, 0
+
+    def jited(self) -> bytes:
+        """The machine code of all functions, one behind the other."""
+        return b"".join(function.code for function in self.image.functions) if self.image else b""
+
+    @property
+    def xlated_len(self) -> int:
+        """Bytes of the final instructions."""
+        return len(self.verified.insns) * INSN_SIZE
+
+    def release(self, kernel: Kernel) -> None:
+        """Free code, memory and the references to maps."""
+        kernel.progs.remove(self.id)
+        del kernel.progs_by_addr[self.addr]
+        for function in self.image.functions if self.image else ():
+            for entry in function.exceptions:
+                del kernel.extable[function.addr + entry.off]
+            kernel.text.free(function.addr)
+        for held in self.maps:
+            if self in held.poke_progs:
+                held.poke_progs.remove(self)
+            held.put(kernel)
+        if self.btf is not None:
+            self.btf.put(kernel)
+        kernel.alloc.kfree(self.addr)
+        kernel.alloc.kfree(self._aux)
+
+
+def _request(kernel: Kernel, verified: VerifiedProgram) -> NativeRequest:
+    symbols = {name: kernel.text.symbol(symbol) for name, symbol in _JIT_SYMBOLS.items()}
+    return NativeRequest(
+        verified.insns,
+        verified.subprogs,
+        symbols | {"this_cpu_off": kernel.data["this_cpu_off"]},
+        {name: kernel.layout.offset(name) for name in _JIT_OFFSETS},
+        kernel.features,
+        kernel.mitigations,
+        verified.pokes,
+    )
+
+
+_JIT_SYMBOLS = {
+    "__bpf_call_base": "__bpf_call_base",
+    "x86_return_thunk": "__x86_return_thunk",
+    "__x86_indirect_thunk_rcx": "__x86_indirect_thunk_rcx",
+}
+_JIT_OFFSETS = ("bpf_array.map.max_entries", "bpf_array.ptrs", "bpf_prog.bpf_func")

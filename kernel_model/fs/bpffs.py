@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""/sys/fs/bpf: names for BPF objects, each holding a reference (kernel/bpf/inode.c)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from ..errors import KernelError
+from ..objects import KObject
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+
+MOUNT = "/sys/fs/bpf"
+PINNABLE = ("bpf-map", "bpf-prog", "bpf-link")
+
+
+class BpfFs:
+    """Directories and pins by absolute path."""
+
+    def __init__(self) -> None:
+        self.dirs = {MOUNT}
+        self.pins: dict[str, KObject] = {}
+
+    def _place(self, path: str) -> str:
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        clean = "/" + "/".join(parts)
+        if ".." in parts or not clean.startswith(MOUNT + "/"):
+            raise KernelError(errno.EPERM, f"{path} is not on a bpf file system")
+        parent = clean.rsplit("/", 1)[0]
+        if parent not in self.dirs:
+            raise KernelError(errno.ENOENT, f"{parent} does not exist")
+        if "." in clean.rsplit("/", 1)[1]:
+            raise KernelError(errno.EPERM, "a name on a bpf file system has no dot")
+        return clean
+
+    def pin(self, path: str, obj: KObject) -> None:
+        """BPF_OBJ_PIN: KernelError(EEXIST, ENOENT, EPERM, EINVAL)."""
+        clean = self._place(path)
+        if clean in self.pins or clean in self.dirs:
+            raise KernelError(errno.EEXIST, f"{path} exists")
+        if obj.kind not in PINNABLE:
+            raise KernelError(errno.EINVAL, f"a {obj.kind} cannot be pinned")
+        obj.get()
+        self.pins[clean] = obj
+
+    def get(self, path: str) -> KObject:
+        """BPF_OBJ_GET: the pinned object with a reference taken; KernelError(ENOENT, EACCES)."""
+        clean = self._place(path)
+        if clean in self.dirs:
+            raise KernelError(errno.EACCES, f"{path} is a directory")
+        if clean not in self.pins:
+            raise KernelError(errno.ENOENT, f"{path} does not exist")
+        obj = self.pins[clean]
+        obj.get()
+        return obj
+
+    def mkdir(self, path: str) -> None:
+        """mkdir(2): KernelError(EEXIST)."""
+        clean = self._place(path)
+        if clean in self.dirs or clean in self.pins:
+            raise KernelError(errno.EEXIST, f"{path} exists")
+        self.dirs.add(clean)
+
+    def unlink(self, kernel: Kernel, path: str) -> None:
+        """unlink(2): the pin's reference goes. KernelError(ENOENT, EISDIR)."""
+        clean = self._place(path)
+        if clean in self.dirs:
+            raise KernelError(errno.EISDIR, f"{path} is a directory")
+        if clean not in self.pins:
+            raise KernelError(errno.ENOENT, f"{path} does not exist")
+        self.pins.pop(clean).put(kernel)
+
+    def rmdir(self, path: str) -> None:
+        """rmdir(2): KernelError(ENOTEMPTY, ENOENT)."""
+        clean = self._place(path)
+        if clean not in self.dirs:
+            raise KernelError(errno.ENOENT, f"{path} is no directory")
+        if any(other.startswith(clean + "/") for other in (*self.dirs, *self.pins)):
+            raise KernelError(errno.ENOTEMPTY, f"{path} is not empty")
+        self.dirs.remove(clean)

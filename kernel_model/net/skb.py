@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""struct sk_buff with linear data, built for the programs that take one as context."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+
+ETH_HLEN = 14
+NET_SKB_PAD = 64
+NET_IP_ALIGN = 0
+_SHARED_INFO_ALIGN = 64
+PACKET_HOST, PACKET_BROADCAST, PACKET_MULTICAST, PACKET_OTHERHOST = range(4)
+ETH_P_802_3_MIN = 0x600
+_ETH_P_802_2 = 0x0400  # htons(ETH_P_802_2)
+
+
+@dataclass
+class SkBuff:
+    """Where a built sk_buff lies: the struct, and its data area (both kmalloc'd)."""
+
+    addr: int
+    head: int
+
+    def data(self, kernel: Kernel) -> bytes:
+        """The linear data now."""
+        layout = kernel.layout["sk_buff"]
+        at = kernel.memory.u64(self.addr + layout.offset("data"))
+        return kernel.memory.read(at, kernel.memory.u32(self.addr + layout.offset("len")))
+
+    def free(self, kernel: Kernel) -> None:
+        """kfree_skb()."""
+        kernel.alloc.kfree(self.head)
+        kernel.alloc.kfree(self.addr)
+
+
+def build_skb(
+    kernel: Kernel, frame: bytes, dev: int, ifindex: int, dev_addr: bytes, pull_mac: bool, sk: int = 0
+) -> SkBuff:
+    """An sk_buff as the receive path makes it, after eth_type_trans().
+
+    ``pull_mac``: data begins behind the Ethernet header (what protocol handlers and most program
+    types see); otherwise at it (tc and packet sockets, which push it back).
+    """
+    memory, layout = kernel.memory, kernel.layout["sk_buff"]
+    room = NET_SKB_PAD + len(frame)
+    end = -(-room // _SHARED_INFO_ALIGN) * _SHARED_INFO_ALIGN
+    shinfo = kernel.layout["skb_shared_info"].size
+    head = kernel.alloc.kmalloc(end + shinfo)
+    addr = kernel.alloc.kmalloc(layout.size)
+    memory.write(head + NET_SKB_PAD, frame)
+    protocol, packet_type = _classify(frame, dev_addr)
+    pulled = min(ETH_HLEN, len(frame)) if pull_mac else 0
+    for name, value in (
+        ("head", head),
+        ("data", head + NET_SKB_PAD + pulled),
+        ("dev", dev),
+        ("sk", sk),
+    ):
+        memory.put_u64(addr + layout.offset(name), value)
+    for name, value in (
+        ("len", len(frame) - pulled),
+        ("tail", NET_SKB_PAD + len(frame)),
+        ("end", end),
+        ("skb_iif", ifindex),
+        ("truesize", end + shinfo + layout.size),
+        ("users", 1),
+    ):
+        memory.put_u32(addr + layout.offset(name), value)
+    for name, value in (
+        ("protocol", protocol),
+        ("mac_header", NET_SKB_PAD),
+        ("network_header", NET_SKB_PAD + ETH_HLEN),
+        ("transport_header", NET_SKB_PAD + ETH_HLEN),
+        ("mac_len", ETH_HLEN),
+    ):
+        memory.put_u16(addr + layout.offset(name), value)
+    packet = layout.member("pkt_type")
+    at = addr + packet.offset
+    memory.put_u8(at, memory.u8(at) | packet_type << packet.bit_offset)
+    return SkBuff(addr, head)
+
+
+def _classify(frame: bytes, dev_addr: bytes) -> tuple[int, int]:
+    """Protocol (network byte order, as the u16 reads in memory) and packet type: eth_type_trans()."""
+    dest = frame[:6]
+    if dest == dev_addr:
+        packet_type = PACKET_HOST
+    elif dest == b"\xff" * 6:
+        packet_type = PACKET_BROADCAST
+    elif dest and dest[0] & 1:
+        packet_type = PACKET_MULTICAST
+    else:
+        packet_type = PACKET_OTHERHOST
+    if len(frame) < ETH_HLEN:
+        return 0, packet_type
+    big = int(struct.unpack_from(">H", frame, 12)[0])
+    if big < ETH_P_802_3_MIN:
+        return _ETH_P_802_2, packet_type
+    return int(struct.unpack_from("<H", frame, 12)[0]), packet_type

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The network stack above the drivers: devices by index, and delivery to packet sockets."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from ..data_symbols import MAX_NETDEVS
+from ..errors import KernelError
+from ..functions import leaf
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+    from .device import NetDevice
+    from .socket import Socket
+
+
+LOOPBACK_IFINDEX = 1
+
+
+class NetStack:
+    """Devices (the loopback has index 1, cards begin at 2) and packet sockets."""
+
+    def __init__(self) -> None:
+        self.devices: dict[int, NetDevice] = {}
+        self.sockets: list[Socket] = []
+        self.passed = 0
+
+    def device(self, ifindex: int) -> NetDevice:
+        """The device; KernelError(ENODEV)."""
+        try:
+            return self.devices[ifindex]
+        except KeyError:
+            raise KernelError(errno.ENODEV, f"no device has index {ifindex}") from None
+
+    def dev_addr(self, kernel: Kernel, ifindex: int) -> int:
+        """The struct net_device of an index; KernelError(ENODEV)."""
+        addr = kernel.memory.u64(kernel.data["netdev_table"] + 8 * ifindex) if ifindex < MAX_NETDEVS else 0
+        if not addr:
+            raise KernelError(errno.ENODEV, f"no device has index {ifindex}")
+        return addr
+
+    def add_loopback(self, kernel: Kernel) -> None:
+        """Register ``lo``: index 1, no card behind it."""
+        layout = kernel.layout["net_device"]
+        addr = kernel.alloc.kmalloc(layout.size)
+        kernel.memory.put_u32(addr + layout.offset("ifindex"), LOOPBACK_IFINDEX)
+        kernel.memory.put_u32(addr + layout.offset("mtu"), 65536)
+        kernel.memory.write(addr + layout.offset("name"), b"lo")
+        kernel.memory.put_u64(kernel.data["netdev_table"] + 8 * LOOPBACK_IFINDEX, addr)
+
+    def receive(self, kernel: Kernel, device: NetDevice, frame: bytes) -> None:
+        """netif_receive_skb(): a frame that XDP passed goes to every packet socket that wants it."""
+        self.passed += 1
+        for sock in list(self.sockets):
+            sock.deliver(kernel, device, frame)
+
+
+@leaf("xdp_do_redirect_map", 2)
+def xdp_do_redirect_map(kernel: Kernel, dev: int, xdp: int) -> int:
+    """Redirection through a devmap, cpumap or xskmap: none of their targets is modelled, so EOPNOTSUPP."""
+    fields = kernel.layout["bpf_redirect_info"]
+    info = kernel.per_cpu("bpf_redirect_info", kernel.cpu.this_cpu)
+    kernel.memory.put_u64(info + fields.offset("map"), 0)
+    kernel.memory.put_u32(info + fields.offset("map_type"), 0)
+    return -errno.EOPNOTSUPP

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""bpf(2): BPF_PROG_LOAD."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..bpf.btf_object import BtfObject
+from ..bpf.btf_view import ProgramBtfView
+from ..bpf.map_object import MapObject
+from ..bpf.prog import BpfProg
+from ..errors import KernelError, MemoryFault, NotModelled
+from ..isa.insn import INSN_SIZE, decode
+from ..isa.opcodes import BPF_COMPLEXITY_LIMIT_INSNS, BPF_MAXINSNS
+from ..maps.attr import check_name
+from ..task import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN
+from ..uapi.enums import bpf_prog_type
+from ..verifier.api import Environment, FuncInfo, LineInfo, Privileges, ProgramSpec, VerifierError, verify
+from ..verifier.log import VerifierLog
+from .bpf import Call, command
+from .table import as_int, read_string
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+
+_LICENSE_MAX = 128
+_GPL_COMPATIBLE = {
+    b"GPL",
+    b"GPL v2",
+    b"GPL and additional rights",
+    b"Dual BSD/GPL",
+    b"Dual MIT/GPL",
+    b"Dual MPL/GPL",
+}
+"""Linux's list (include/linux/license.h)."""
+
+_NET_ADMIN_TYPES = frozenset(
+    number
+    for number in bpf_prog_type
+    if number
+    not in (
+        bpf_prog_type.BPF_PROG_TYPE_SOCKET_FILTER,
+        bpf_prog_type.BPF_PROG_TYPE_CGROUP_SKB,
+        bpf_prog_type.BPF_PROG_TYPE_KPROBE,
+        bpf_prog_type.BPF_PROG_TYPE_TRACEPOINT,
+        bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT,
+        bpf_prog_type.BPF_PROG_TYPE_RAW_TRACEPOINT,
+        bpf_prog_type.BPF_PROG_TYPE_TRACING,
+        bpf_prog_type.BPF_PROG_TYPE_SYSCALL,
+    )
+)
+_FUNC_INFO_MIN, _LINE_INFO_MIN, _INFO_MAX = 8, 16, 252
+
+
+@command("PROG_LOAD")
+def prog_load(call: Call) -> int:
+    """BPF_PROG_LOAD: verify, compile, and give a descriptor."""
+    attr, task, kernel = call.attr, call.task, call.kernel
+    unprivileged = attr["prog_type"] in (1, 8)
+    if kernel.sysctl["kernel/unprivileged_bpf_disabled"] and not task.bpf_capable(CAP_BPF):
+        raise KernelError(errno.EPERM, "loading programs needs CAP_BPF")
+    limit = BPF_COMPLEXITY_LIMIT_INSNS if task.bpf_capable(CAP_BPF) else BPF_MAXINSNS
+    if not 0 < attr["insn_cnt"] <= limit:
+        raise KernelError(errno.E2BIG, f"{attr['insn_cnt']} instructions")
+    if not unprivileged and not task.bpf_capable(CAP_BPF):
+        raise KernelError(errno.EPERM, "this program type needs CAP_BPF")
+    if attr["prog_type"] in _NET_ADMIN_TYPES and not task.bpf_capable(CAP_NET_ADMIN):
+        raise KernelError(errno.EPERM, "this program type needs CAP_NET_ADMIN")
+    if attr["prog_ifindex"]:
+        raise NotModelled("programs offloaded to a device", errno.EINVAL)
+    license_text = _license(call)
+    log = VerifierLog(attr["log_level"], attr["log_size"], has_buffer=bool(attr["log_buf"]))
+    insns = tuple(decode(call.read(attr["insns"], attr["insn_cnt"] * INSN_SIZE)))
+    spec, btf = _spec(call, insns, license_text in _GPL_COMPATIBLE)
+    env = Environment(
+        kernel.layout,
+        kernel.text.symbol,
+        jit=bool(kernel.sysctl["net/core/bpf_jit_enable"]),
+        nr_cpus=kernel.alloc.nr_cpus,
+    )
+    try:
+        verified = verify(spec, env, log)
+    except VerifierError as error:
+        too_small = _finish_log(call, log)
+        if too_small and error.errno:
+            raise KernelError(too_small, "the log buffer is too small") from error
+        raise
+    failed = _finish_log(call, log)
+    if failed:
+        raise KernelError(failed, "the log buffer is too small")
+    maps = [held for used in verified.used_maps for held in kernel.maps if held.addr == used.addr]
+    prog = BpfProg(kernel, spec, verified, maps, task.uid)
+    prog.btf = btf
+    if btf is not None:
+        btf.get()
+    return call.install(prog)
+
+
+def _license(call: Call) -> bytes:
+    try:
+        return read_string(call.kernel, call.task, call.attr["license"], _LICENSE_MAX)
+    except MemoryFault:
+        raise KernelError(errno.EFAULT, "the license string cannot be read") from None
+    except KernelError:
+        # strncpy_from_bpfptr(): a longer string is cut, and no such license is compatible.
+        return b"?"
+
+
+def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec, BtfObject | None]:
+    attr, task = call.attr, call.task
+
+    def map_by_fd(fd: int) -> MapObject:
+        obj = task.files.find(fd).obj
+        if not isinstance(obj, MapObject):
+            raise KernelError(errno.EINVAL, f"fd {fd} is not pointing to valid bpf_map")
+        return obj
+
+    btf = call.object(attr["prog_btf_fd"], BtfObject) if attr["func_info_cnt"] or attr["line_info_cnt"] else None
+    spec = ProgramSpec(
+        insns=insns,  # type: ignore[arg-type]
+        prog_type=attr["prog_type"],
+        map_by_fd=map_by_fd,
+        expected_attach_type=attr["expected_attach_type"],
+        name=check_name(attr.blob("prog_name")).decode(),
+        gpl_compatible=gpl,
+        flags=attr["prog_flags"],
+        privileges=Privileges(
+            task.bpf_capable(CAP_BPF),
+            task.bpf_capable(CAP_PERFMON),
+            task.bpf_capable(CAP_NET_ADMIN),
+            task.capable(CAP_SYS_ADMIN),
+        ),
+        fd_array=_FdArray(call, attr["fd_array"], attr["fd_array_cnt"]),
+        btf=ProgramBtfView(btf.parsed()) if btf is not None else None,
+        func_info=[
+            FuncInfo(*fields) for fields in _records(call, "func_info", _FUNC_INFO_MIN, struct.Struct("<II"))
+        ],
+        line_info=[
+            LineInfo(*fields) for fields in _records(call, "line_info", _LINE_INFO_MIN, struct.Struct("<IIII"))
+        ],
+    )
+    return spec, btf
+
+
+class _FdArray(Sequence[int]):
+    """attr.fd_array, read from user memory when an instruction names an entry."""
+
+    def __init__(self, call: Call, addr: int, count: int) -> None:
+        self._call = call
+        self._addr = addr
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]
+        if not self._addr:
+            raise KernelError(errno.EPROTO, "fd_array is not given")
+        return as_int(int.from_bytes(self._call.read(self._addr + 4 * index, 4), "little"))
+
+
+def _records(call: Call, name: str, minimum: int, form: struct.Struct) -> list[tuple[int, ...]]:
+    """func_info or line_info: records of the caller's size, of which the known part is taken."""
+    attr = call.attr
+    count, size = attr[f"{name}_cnt"], attr[f"{name}_rec_size"]
+    if not count:
+        return []
+    if not minimum <= size <= _INFO_MAX or size % 4:
+        raise KernelError(errno.EINVAL, f"{name} records of {size} bytes")
+    if count > attr["insn_cnt"]:
+        raise KernelError(errno.EINVAL, f"{count} {name} records for {attr['insn_cnt']} instructions")
+    data = call.read(attr[name], count * size)
+    if any(any(data[at + form.size : at + size]) for at in range(0, len(data), size)):
+        raise KernelError(errno.E2BIG, f"unknown fields of {name} are set")
+    return [form.unpack_from(data, at) for at in range(0, len(data), size)]
+
+
+def _finish_log(call: Call, log: VerifierLog) -> int:
+    """Copy the log out; the errno that overrides the verdict, or 0 (bpf_vlog_finalize)."""
+    result = log.finalize()
+    if result.content:
+        try:
+            call.write(call.attr["log_buf"], result.content)
+        except MemoryFault:
+            return errno.EFAULT
+    call.put("log_true_size", result.true_size)
+    return result.errno

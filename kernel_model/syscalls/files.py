@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""System calls of descriptors and paths: standard output, /proc/sys, the bpf file system."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from ..errors import KernelError, NotModelled
+from ..fs.bpffs import MOUNT
+from ..net.socket import Socket
+from ..objects import File, KObject
+from ..sysctl import SYSCTLS
+from .table import as_int, read_string, syscall
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+    from ..task import Task
+
+PATH_MAX = 4096
+AT_FDCWD = -100
+O_WRONLY, O_RDWR, O_CREAT, O_APPEND = 1, 2, 0o100, 0o2000
+MAX_RW = 1 << 20
+STDOUT_LIMIT = 16 << 20
+TRACE_PIPE = ("/sys/kernel/tracing/trace_pipe", "/sys/kernel/debug/tracing/trace_pipe")
+
+
+class Console(KObject):
+    """Standard output and error of a process: collected in ``task.stdout``."""
+
+    kind = "console"
+
+
+class SysctlFile(KObject):
+    """A file below /proc/sys."""
+
+    kind = "sysctl"
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+
+class TextFile(KObject):
+    """A read-only file whose text is made at open(2)."""
+
+    kind = "text"
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__()
+        self.text = text
+
+
+class TracePipe(KObject):
+    """trace_pipe: reading consumes."""
+
+    kind = "trace_pipe"
+
+
+def open_path(kernel: Kernel, path: str, flags: int) -> KObject:
+    """What a path names; KernelError(ENOENT) when nothing that is modelled does."""
+    name = path.removeprefix("/proc/sys/")
+    if name != path and name in SYSCTLS:
+        return SysctlFile(name)
+    if path in TRACE_PIPE:
+        return TracePipe()
+    if path == "/proc/kallsyms":
+        lines = (
+            f"{addr:016x} {'t' if name.startswith('bpf_prog_') else 'T'} {name}"
+            for name, addr in sorted(kernel.text.symbols().items(), key=lambda item: (item[1], item[0]))
+        )
+        return TextFile(("\n".join(lines) + "\n").encode())
+    raise KernelError(errno.ENOENT, f"{path} does not exist")
+
+
+def _open(kernel: Kernel, task: Task, path_at: int, flags: int) -> int:
+    path = read_string(kernel, task, path_at, PATH_MAX).decode("utf-8", "replace")
+    return task.files.install(File(open_path(kernel, path, flags), flags, path))
+
+
+@syscall(2, "open", 3)
+def sys_open(kernel: Kernel, task: Task, path: int, flags: int, mode: int) -> int:
+    """open(2)."""
+    return _open(kernel, task, path, flags)
+
+
+@syscall(257, "openat", 4)
+def sys_openat(kernel: Kernel, task: Task, dirfd: int, path: int, flags: int, mode: int) -> int:
+    """openat(2) with AT_FDCWD or an absolute path."""
+    if as_int(dirfd) != AT_FDCWD and not read_string(kernel, task, path, PATH_MAX).startswith(b"/"):
+        raise NotModelled("openat relative to a directory", errno.EBADF)
+    return _open(kernel, task, path, flags)
+
+
+@syscall(3, "close", 1)
+def sys_close(kernel: Kernel, task: Task, fd: int) -> int:
+    """close(2)."""
+    task.files.close(kernel, as_int(fd))
+    return 0
+
+
+@syscall(32, "dup", 1)
+def sys_dup(kernel: Kernel, task: Task, fd: int) -> int:
+    """dup(2): both descriptors share the open file."""
+    file = task.files.find(as_int(fd))
+    number = task.files.install(file)
+    file.get()
+    return number
+
+
+@syscall(0, "read", 3)
+def sys_read(kernel: Kernel, task: Task, fd: int, at: int, size: int) -> int:
+    """read(2)."""
+    file = task.files.find(as_int(fd))
+    size = min(size, MAX_RW)
+    obj = file.obj
+    if isinstance(obj, SysctlFile):
+        data = f"{kernel.sysctl[obj.path]}\n".encode()[file.pos : file.pos + size]
+    elif isinstance(obj, TextFile):
+        data = obj.text[file.pos : file.pos + size]
+    elif isinstance(obj, TracePipe):
+        data = kernel.tracing.read(size)
+        if not data:
+            raise KernelError(errno.EAGAIN, "the trace is empty")
+    elif isinstance(obj, Socket):
+        data = obj.receive()[:size]
+    elif isinstance(obj, Console):
+        data = b""
+    else:
+        raise KernelError(errno.EINVAL, f"a {obj.kind} cannot be read")
+    task.mm.write(kernel, at, data)
+    file.pos += len(data)
+    return len(data)
+
+
+@syscall(1, "write", 3)
+def sys_write(kernel: Kernel, task: Task, fd: int, at: int, size: int) -> int:
+    """write(2)."""
+    file = task.files.find(as_int(fd))
+    data = task.mm.read(kernel, at, min(size, MAX_RW))
+    obj = file.obj
+    if isinstance(obj, SysctlFile):
+        if not task.uid == 0:
+            raise KernelError(errno.EACCES, f"/proc/sys/{obj.path} may be written by root alone")
+        kernel.sysctl.write(obj.path, data.decode("latin-1"))
+    elif isinstance(obj, Console):
+        if len(task.stdout) + len(data) > STDOUT_LIMIT:
+            raise KernelError(errno.ENOSPC, "standard output is full")
+        task.stdout += data
+    else:
+        raise KernelError(errno.EINVAL, f"a {obj.kind} cannot be written")
+    return len(data)
+
+
+def _bpffs_path(kernel: Kernel, task: Task, at: int) -> str:
+    path = read_string(kernel, task, at, PATH_MAX).decode("utf-8", "replace")
+    if not path.startswith(MOUNT):
+        raise KernelError(errno.EROFS, f"{path}: only {MOUNT} can be changed")
+    return path
+
+
+@syscall(83, "mkdir", 2)
+def sys_mkdir(kernel: Kernel, task: Task, path: int, mode: int) -> int:
+    """mkdir(2) below /sys/fs/bpf."""
+    kernel.bpffs.mkdir(_bpffs_path(kernel, task, path))
+    return 0
+
+
+@syscall(84, "rmdir", 1)
+def sys_rmdir(kernel: Kernel, task: Task, path: int) -> int:
+    """rmdir(2) below /sys/fs/bpf."""
+    kernel.bpffs.rmdir(_bpffs_path(kernel, task, path))
+    return 0
+
+
+@syscall(87, "unlink", 1)
+def sys_unlink(kernel: Kernel, task: Task, path: int) -> int:
+    """unlink(2) below /sys/fs/bpf."""
+    kernel.bpffs.unlink(kernel, _bpffs_path(kernel, task, path))
+    return 0
