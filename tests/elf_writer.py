@@ -131,7 +131,7 @@ def executable(
     machine: int = EM_X86_64,
     extra: list[tuple[int, int, bytes, int, int]] | None = None,
 ) -> bytes:
-    """An executable of PT_LOAD ``segments`` (vaddr, data, memsz, flags) and ``extra`` headers (type first)."""
+    """An executable of PT_LOAD ``segments`` (vaddr, data, memsz, flags); ``extra`` begin with their type."""
     rows = [(1, *segment) for segment in segments] + (extra or [])
     at = 64 + 56 * len(rows)
     headers, body = b"", b""

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import host_bpf
 import pytest
+from elf_writer import BtfWriter
+from host_process import HostProcess
 from hypothesis import given
 from hypothesis import strategies as st
 
 import guests
-import host_bpf
-from elf_writer import BtfWriter
-from host_process import HostProcess
 from kernel_model.btf.check import load_btf
 from kernel_model.btf.parse import ENOTSUPP, Btf, BtfError, Kind, Member
 from sim.userspace.bpf import Bpf, SyscallError

@@ -6,12 +6,12 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import host_bpf
 import pytest
+from host_process import HostProcess
 from hypothesis import given
 from hypothesis import strategies as st
 
-import host_bpf
-from host_process import HostProcess
 from kernel_model.btf.parse import Btf, Kind
 from kernel_model.errors import KernelError
 from kernel_model.uapi import bpf_attr
