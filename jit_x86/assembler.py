@@ -23,7 +23,7 @@ import keystone
 
 from .byte_forms import FIXED
 
-_FIXED_LINE: Final = re.compile(r"^(\s*(?:[\w.$]+:\s*)?)(" + "|".join(FIXED) + r")(\s*(?:[#;].*|//.*)?)$")
+_FIXED_LINE: Final = re.compile(r"^(\s*(?:[\w.$]+:\s*)?)(" + "|".join(FIXED) + r")\s*(?:[#;].*|//.*)?$")
 _ABSOLUTE: Final = re.compile(
     r"(?<![:\w])\[\s*(?:0x[0-9a-fA-F]+|-?\d+)\s*\]|s:\[\s*(?:0x[0-9a-fA-F]+|-?\d+)\s*\]"
 )
@@ -112,7 +112,8 @@ def _prepare(lines: Iterable[str]) -> list[str]:
         if "[" in line and _ABSOLUTE.search(line.split("#")[0]):
             raise AssemblyError(number, line, "an address without a register: write [riz*1 + address]")
         fixed = _FIXED_LINE.match(line)
-        prepared.append(fixed[1] + FIXED[fixed[2]].text + fixed[3] if fixed else line)
+        # The directive takes no comment behind it.
+        prepared.append(fixed[1] + FIXED[fixed[2]].text if fixed else line)
     return prepared
 
 

@@ -28,7 +28,7 @@ class ByteLine(NamedTuple):
 
 
 _ROWS: Final = (
-    ByteForm("nop", "nop dword ptr [rax + rax]", "keystone encodes long nops as a prefetch"),
+    ByteForm("nop", "nop dword ptr [rax + rax]", "keystone encodes long nops with another opcode"),
     ByteForm("endbr64", "endbr64", "keystone does not know the instruction"),
     ByteForm("sysretq", "sysretq", "keystone does not know the instruction"),
     ByteForm("disp8_zero", "mov eax, dword ptr [rdi + 0]", "Linux keeps a displacement byte of zero"),
@@ -36,7 +36,7 @@ _ROWS: Final = (
     ByteForm("imm32_small", "sub rsp, 8", "Linux writes this immediate in 32 bits"),
     ByteForm("no_accumulator", "cmp rax, 1000", "Linux does not use the short form for rax here"),
     ByteForm("spare_rex", "movsx eax, al", "Linux emits a REX prefix that nothing needs"),
-    ByteForm("near_branch", "jmp 11", "Linux keeps 32 bits where the distance fits in 8"),
+    ByteForm("near_branch", "jmp 16", "Linux keeps 32 bits where the distance fits in 8"),
 )
 FORMS: Final = {row.name: row for row in _ROWS}
 
@@ -166,5 +166,6 @@ _NEAR: Final = {
 
 
 def near_branch(mnemonic: str, disp: int) -> ByteLine:
-    """A branch with a 32-bit displacement, measured from its end."""
-    return _line("near_branch", f"{mnemonic} {disp}", _NEAR[mnemonic] + _imm32(disp))
+    """A branch with a 32-bit displacement, measured from its end. The text has it stand at address 0."""
+    opcode = _NEAR[mnemonic]
+    return _line("near_branch", f"{mnemonic} {disp + len(opcode) + 4}", opcode + _imm32(disp))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's text: stubs for functions in Python and the hand-written sources of ``text/*.S``, in one batch.
+"""The kernel's text: stubs for functions in Python and the sources of ``text/*.S``, in one batch.
 
 The sources are in the assembler's Intel syntax with four additions, replaced before it sees them:
 

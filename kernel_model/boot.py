@@ -50,11 +50,15 @@ def text_constants(layout: Layout, data: dict[str, int], direct_map: int) -> dic
     constants = {"OFF_" + path.replace(".", "_"): off for path, off in layout.offsets().items()}
     constants |= {f"SIZEOF_{name}": struct.size for name, struct in layout.items()}
     constants |= {f"SYM_{name}": addr for name, addr in data.items()}
-    return constants | HELPER_CONSTANTS | {
-        "CONST_DIRECT_MAP": direct_map,
-        "CONST_MAX_NETDEVS": MAX_NETDEVS,
-        "CONST_XDP_FRAME": -(-layout["xdp_buff"].size // 16) * 16 + 8,
-    }
+    return (
+        constants
+        | HELPER_CONSTANTS
+        | {
+            "CONST_DIRECT_MAP": direct_map,
+            "CONST_MAX_NETDEVS": MAX_NETDEVS,
+            "CONST_XDP_FRAME": -(-layout["xdp_buff"].size // 16) * 16 + 8,
+        }
+    )
 
 
 def init(kernel: Kernel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -46,8 +46,8 @@ class Config:
     ram: int = where.DEFAULT_RAM
     watchdog: float = 10.0
     flight_recorder: int = 0
-    features: CpuFeatures = CpuFeatures()
-    mitigations: Mitigations = Mitigations()
+    features: CpuFeatures = field(default_factory=CpuFeatures)
+    mitigations: Mitigations = field(default_factory=Mitigations)
 
 
 @dataclass

@@ -93,7 +93,7 @@ class NativeRequest:
     symbols: Mapping[str, int]
     """Addresses by name: __bpf_call_base, x86_return_thunk, __x86_indirect_thunk_rcx, this_cpu_off ..."""
     offsets: Mapping[str, int]
-    """Struct offsets in bytes by dotted name: bpf_array.map.max_entries, bpf_array.ptrs, bpf_prog.bpf_func."""
+    """Struct offsets in bytes by dotted name: bpf_array.map.max_entries, bpf_array.ptrs ..."""
     features: CpuFeatures = CpuFeatures()
     mitigations: Mitigations = Mitigations()
     pokes: tuple[PokeSite, ...] = ()

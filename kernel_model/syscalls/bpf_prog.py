@@ -24,7 +24,7 @@ from .bpf import Call, command
 from .table import as_int, read_string
 
 if TYPE_CHECKING:
-    from ..kernel import Kernel
+    pass
 
 _LICENSE_MAX = 128
 _GPL_COMPATIBLE = {
@@ -118,7 +118,11 @@ def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec
             raise KernelError(errno.EINVAL, f"fd {fd} is not pointing to valid bpf_map")
         return obj
 
-    btf = call.object(attr["prog_btf_fd"], BtfObject) if attr["func_info_cnt"] or attr["line_info_cnt"] else None
+    btf = (
+        call.object(attr["prog_btf_fd"], BtfObject)
+        if attr["func_info_cnt"] or attr["line_info_cnt"]
+        else None
+    )
     spec = ProgramSpec(
         insns=insns,  # type: ignore[arg-type]
         prog_type=attr["prog_type"],
@@ -139,7 +143,8 @@ def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec
             FuncInfo(*fields) for fields in _records(call, "func_info", _FUNC_INFO_MIN, struct.Struct("<II"))
         ],
         line_info=[
-            LineInfo(*fields) for fields in _records(call, "line_info", _LINE_INFO_MIN, struct.Struct("<IIII"))
+            LineInfo(*fields)
+            for fields in _records(call, "line_info", _LINE_INFO_MIN, struct.Struct("<IIII"))
         ],
     )
     return spec, btf

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..bpf.prog import BpfProg
 from ..errors import KernelError, NotModelled
 from ..net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
-from ..net.stack import LOOPBACK_IFINDEX
 from ..net.skb import ETH_HLEN, build_skb
+from ..net.stack import LOOPBACK_IFINDEX
 from ..task import CAP_NET_ADMIN
 from ..uapi.enums import bpf_prog_type
 from .bpf import Call, command

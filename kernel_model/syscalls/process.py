@@ -21,7 +21,9 @@ MEMORY_LIMIT = 256 << 30
 
 
 @syscall(9, "mmap", 6)
-def sys_mmap(kernel: Kernel, task: Task, addr: int, size: int, prot: int, flags: int, fd: int, off: int) -> int:
+def sys_mmap(
+    kernel: Kernel, task: Task, addr: int, size: int, prot: int, flags: int, fd: int, off: int
+) -> int:
     """Anonymous private memory. File mappings are not modelled; W^X holds for user memory too."""
     if not flags & MAP_ANONYMOUS:
         raise NotModelled("mmap of a file", errno.ENODEV)

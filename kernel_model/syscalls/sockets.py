@@ -78,7 +78,9 @@ def sys_setsockopt(kernel: Kernel, task: Task, fd: int, level: int, name: int, a
 
 
 @syscall(45, "recvfrom", 6)
-def sys_recvfrom(kernel: Kernel, task: Task, fd: int, at: int, size: int, flags: int, addr: int, alen: int) -> int:
+def sys_recvfrom(
+    kernel: Kernel, task: Task, fd: int, at: int, size: int, flags: int, addr: int, alen: int
+) -> int:
     """recvfrom(2): the next frame, cut to ``size``; EAGAIN when none is queued."""
     data = _socket(task, fd).receive()[:size]
     task.mm.write(kernel, at, data)

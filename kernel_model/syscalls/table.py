@@ -85,7 +85,7 @@ def as_int(value: int) -> int:
 
 
 def read_string(kernel: Kernel, task: Task, addr: int, limit: int) -> bytes:
-    """A NUL-terminated string from user space, without the NUL; KernelError(ENAMETOOLONG) beyond ``limit``."""
+    """A NUL-terminated string from user space, without the NUL; KernelError(ENAMETOOLONG) if too long."""
     out = bytearray()
     while len(out) < limit:
         part = min(4096 - (addr & 4095), limit - len(out))

@@ -24,7 +24,20 @@ from .paging import PageTables
 from .unicorn_api import ENGINE_ERRORS, GPRS, RawEngine, RegisterSet
 from .watchdog import Watchdog
 
-_FIELDS = ("ARG0", "ARG1", "ARG2", "ARG3", "ARG4", "ARG5", "NUMBER", "TARGET", "STACK", "RESULT", "REASON", "CR3")
+_FIELDS = (
+    "ARG0",
+    "ARG1",
+    "ARG2",
+    "ARG3",
+    "ARG4",
+    "ARG5",
+    "NUMBER",
+    "TARGET",
+    "STACK",
+    "RESULT",
+    "REASON",
+    "CR3",
+)
 MAILBOX_OFFSETS = {f"MB_{name}": 8 * index for index, name in enumerate(_FIELDS)}
 MAILBOX_SIZE = 8 * len(_FIELDS)
 REASON_RETURNED, REASON_LEFT = 1, 2
@@ -37,7 +50,9 @@ TEXT_CONSTANTS = MAILBOX_OFFSETS | {
 
 _CR0 = 0x8001_0033  # PG | WP | NE | ET | MP | PE
 _CR4_TSD = 1 << 2  # rdtsc is privileged: the host's counter is not for guests
-_CR4 = _CR4_TSD | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 20 | 1 << 21  # PAE PGE OSFXSR OSXMMEXCPT SMEP SMAP
+_CR4 = (
+    _CR4_TSD | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 20 | 1 << 21
+)  # PAE PGE OSFXSR OSXMMEXCPT SMEP SMAP
 _EFER = 0xD01  # NXE | LMA | LME | SCE
 
 _VECTORS = {
@@ -369,7 +384,9 @@ class Cpu:
         if self._watchdog.fired():
             kind = "runaway guest (time budget used up)"
         else:
-            kind = "unexpected hlt" if not error else f"engine stopped: {ENGINE_ERRORS.get(error, str(error))}"
+            kind = (
+                "unexpected hlt" if not error else f"engine stopped: {ENGINE_ERRORS.get(error, str(error))}"
+            )
         self._recover()
         return self._fault(kind, regs, None, user=False)
 
@@ -434,11 +451,15 @@ class Cpu:
         if self._stop is None:
             runaway = self._watchdog.fired()
             why = f"engine stopped: {ENGINE_ERRORS.get(error, str(error))}"
-            raise self._fault("runaway guest (time budget used up)" if runaway else why, regs, None, user=True)
+            raise self._fault(
+                "runaway guest (time budget used up)" if runaway else why, regs, None, user=True
+            )
         what, vector = self._stop
         if what == "syscall":
             return UserStop(syscall=True)
-        return UserStop(False, vector, cr2, self._fault_kind(cr3, cr2, state.get("rip")) if vector == 14 else "")
+        return UserStop(
+            False, vector, cr2, self._fault_kind(cr3, cr2, state.get("rip")) if vector == 14 else ""
+        )
 
     def user_fault(self, stop: UserStop, state: UserState) -> GuestFault:
         """The GuestFault for a user exception that the kernel did not resolve."""

@@ -56,7 +56,7 @@ class KernelTextArea:
         return self._symbols
 
     def add_symbol(self, name: str, addr: int, size: int) -> None:
-        """Make ``name`` known (kallsyms). A name already taken gets a number, as two programs may share one."""
+        """Make ``name`` known (kallsyms). A name already taken gets a number: two programs may share one."""
         unique, number = name, 1
         while unique in self._symbols:
             number += 1
@@ -109,9 +109,9 @@ class KernelTextArea:
     def poke(self, addr: int, code: bytes) -> None:
         """text_poke(): change code and drop its translation. ValueError outside kernel text and images."""
         end = addr + len(code)
-        if KERNEL_TEXT <= addr and end <= KERNEL_TEXT + TEXT_SIZE:
+        if addr >= KERNEL_TEXT and end <= KERNEL_TEXT + TEXT_SIZE:
             phys = addr - KERNEL_TEXT + TEXT_PHYS
-        elif JIT_IMAGES <= addr and end <= self._mapped_end:
+        elif addr >= JIT_IMAGES and end <= self._mapped_end:
             phys = addr - JIT_IMAGES + JIT_PHYS
         else:
             raise ValueError(f"{addr:#x} is not kernel text")

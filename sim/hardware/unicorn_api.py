@@ -76,7 +76,7 @@ class RegisterSet:
 
     def write(self, values: Sequence[int]) -> None:
         """Set them all."""
-        self._values[:] = values  # type: ignore[assignment]
+        self._values[:] = list(values)
         _LIB.uc_reg_write_batch(self._engine.handle, self._ids, self._pointers, self._count)
 
 
@@ -169,9 +169,7 @@ class RawEngine:
 
     def hook_interrupt(self, function: Callable[[int], None]) -> int:
         """``function(vector)`` for every exception and software interrupt."""
-        return self._add_hook(
-            uc_const.UC_HOOK_INTR, _INTR(lambda _uc, vector, _data: function(vector)), 1, 0
-        )
+        return self._add_hook(uc_const.UC_HOOK_INTR, _INTR(lambda _uc, vector, _data: function(vector)), 1, 0)
 
     def hook_syscall(self, function: Callable[[], None]) -> int:
         """``function()`` at every ``syscall`` instruction."""

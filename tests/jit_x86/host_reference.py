@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import host_bpf
+from host_masks import masked
 
 from jit_x86 import Compiler
 from kernel_model.isa.insn import Insn, decode, encode
@@ -98,6 +99,9 @@ class HostImage:
     images: tuple[bytes, ...]
     addrs: tuple[int, ...]
     ours: NativeImage
+    request: NativeRequest
+    masks: tuple[list[tuple[int, int]], ...]
+    """Byte ranges of each image that are not compared."""
     differences: list[str] = field(default_factory=list)
 
 
@@ -215,12 +219,13 @@ def compile_as_host(
         tuple(slots), subprogs, host.symbols, host.offsets, host.features, host.mitigations, tuple(pokes)
     )
     addrs = (*info.ksyms, info.ksyms[-1] + 4096)[: len(subprogs)]
-    ours = COMPILER.compile(change(request), lambda _lengths: addrs)
-    result = HostImage(tuple(slots), subprogs, info.images, info.ksyms, ours)
+    request = change(request)
+    ours = COMPILER.compile(request, lambda _lengths: addrs)
+    masks = tuple(_masks(function.code) for function in ours.functions)
+    result = HostImage(tuple(slots), subprogs, info.images, addrs, ours, request, masks)
     assert len(ours.functions) == len(info.images) + bool(hidden)
     for number, (function, image) in enumerate(zip(ours.functions, info.images, strict=False)):
-        masks = _masks(function.code)
-        mine, theirs = _masked(function.code, masks), _masked(image, masks)
+        mine, theirs = masked(function.code, masks[number]), masked(image, masks[number])
         if mine != theirs:
             result.differences.append(_explain(result, number, mine, theirs))
     return result
@@ -242,13 +247,6 @@ def _masks(code: bytes) -> list[tuple[int, int]]:
         masks.append((at, at + 4))
         at = code.find(gs, at + 1)
     return masks
-
-
-def _masked(code: bytes, masks: list[tuple[int, int]]) -> bytes:
-    out = bytearray(code)
-    for start, end in masks:
-        out[start:end] = bytes(len(out[start:end]))
-    return bytes(out)
 
 
 def _explain(result: HostImage, number: int, mine: bytes, theirs: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import host_bpf
 import pytest
@@ -33,7 +33,8 @@ LEAVE = [mov(0, 0), Insn(op.EXIT)]
 MAP_SIZE = 16384
 
 
-def _alu() -> Iterator[tuple[str, list[Insn]]]:
+def arithmetic() -> Iterator[tuple[str, list[Insn]]]:
+    """Every arithmetic form: a name, and instructions over registers and immediates."""
     for (name, klass), code in itertools.product((("alu32", op.BPF_ALU), ("alu64", op.BPF_ALU64)), BINARY):
         yield f"{name}-{code:#x}-imm", [Insn(klass | code, dst, imm=imm) for dst in REGS for imm in IMMS]
         body = [Insn(klass | code | op.BPF_X, dst, src) for dst in REGS for src in REGS]
@@ -68,7 +69,7 @@ def _alu() -> Iterator[tuple[str, list[Insn]]]:
 
 
 @host_bpf.host_kernel
-@pytest.mark.parametrize(("name", "body"), [pytest.param(n, b, id=n) for n, b in _alu()])
+@pytest.mark.parametrize(("name", "body"), [pytest.param(n, b, id=n) for n, b in arithmetic()])
 def test_arithmetic(name: str, body: list[Insn]) -> None:
     result = compile_as_host([*UNKNOWN, *body, *LEAVE])
     assert not result.differences, "\n".join(result.differences)
@@ -96,74 +97,98 @@ def _around(base: int, fd: int, body: list[Insn]) -> list[Insn]:
     return [*map_value(base, fd, MAP_SIZE // 2), *body]
 
 
-@host_bpf.host_kernel
-@pytest.mark.parametrize("base", REGS)
-def test_loads(array: int, base: int) -> None:
-    body = list(UNKNOWN)
+def loads(base: int, fd: int) -> list[Insn]:
+    """Loads of every kind through ``base`` into every register."""
     forms = [op.BPF_LDX | op.BPF_MEM | size for size in SIZES]
     forms += [op.BPF_LDX | op.BPF_MEMSX | size for size in SIZES[:3]]
-    body += _around(base, array, [])
+    body = _around(base, fd, [])
     for form, off, dst in itertools.product(forms, OFFSETS, REGS):
         if dst != base:
             body.append(Insn(form, dst, base, off))
     for form, off in itertools.product(forms, OFFSETS):
-        body += _around(base, array, [Insn(form, base, base, off)])
-    result = compile_as_host([*body, *LEAVE])
-    assert not result.differences, "\n".join(result.differences)
+        body += _around(base, fd, [Insn(form, base, base, off)])
+    return body
 
 
-@host_bpf.host_kernel
-@pytest.mark.parametrize("base", REGS)
-def test_stores(array: int, base: int) -> None:
-    body = [*UNKNOWN, *_around(base, array, [])]
+def stores(base: int, fd: int) -> list[Insn]:
+    """Stores of every register and of constants through ``base``."""
+    body = _around(base, fd, [])
     for size, off in itertools.product(SIZES, OFFSETS):
         body += [Insn(op.BPF_STX | op.BPF_MEM | size, base, src, off) for src in REGS if src != base]
         body += [Insn(op.BPF_ST | op.BPF_MEM | size, base, 0, off, imm) for imm in IMMS]
-    result = compile_as_host([*body, *LEAVE])
-    assert not result.differences, "\n".join(result.differences)
+    return body
 
 
-@host_bpf.host_kernel
-@pytest.mark.parametrize("base", REGS)
-def test_atomics(array: int, base: int) -> None:
-    body = [*UNKNOWN, *_around(base, array, [])]
+def atomics(base: int, fd: int) -> list[Insn]:
+    """Every atomic operation through ``base``."""
+    body = _around(base, fd, [])
     for code, size, off in itertools.product(ATOMICS, (op.BPF_W, op.BPF_DW), (0, 8, 256, -8, -256)):
         for src in REGS:
-            fetches = code in (op.BPF_CMPXCHG,) and base == 0
-            if src != base and not fetches:
+            overwrites_base = code == op.BPF_CMPXCHG and base == 0
+            if src != base and not overwrites_base:
                 body.append(Insn(op.BPF_STX | op.BPF_ATOMIC | size, base, src, off, code))
     for size, off, other in itertools.product(SIZES, (0, 8, 256, -8, -256), REGS):
         if other != base:
             body.append(Insn(op.BPF_STX | op.BPF_ATOMIC | size, base, other, off, op.BPF_STORE_REL))
             body.append(Insn(op.BPF_STX | op.BPF_ATOMIC | size, other, base, off, op.BPF_LOAD_ACQ))
-    result = compile_as_host([*body, *LEAVE])
-    assert not result.differences, "\n".join(result.differences)
+    return body
 
 
-@host_bpf.host_kernel
-def test_stack_accesses() -> None:
-    """The frame pointer as base, at both displacement sizes."""
-    body = list(UNKNOWN)
+def stack_accesses() -> list[Insn]:
+    """Loads and stores by the frame pointer, at both displacement sizes."""
+    body: list[Insn] = []
     for off, size in itertools.product((-8, -128, -136, -512), SIZES):
         body.append(Insn(op.BPF_ST | op.BPF_MEM | op.BPF_DW, 10, 0, off, -7))
         body += [Insn(op.BPF_STX | op.BPF_MEM | size, 10, reg, off) for reg in REGS]
         body += [Insn(op.BPF_LDX | op.BPF_MEM | size, reg, 10, off) for reg in REGS]
-    result = compile_as_host([*body, *LEAVE])
+    return body
+
+
+def branches(klass: int, condition: int, off: int) -> list[Insn]:
+    """A conditional jump over ``off`` slots, with fresh unknown values in front of each.
+
+    Otherwise the host's verifier would decide the later ones itself.
+    """
+    body: list[Insn] = []
+    over = [Insn(op.BPF_ALU64 | op.BPF_NEG, 1)] * off
+    for dst, imm in itertools.product(REGS, IMMS):
+        body += [*UNKNOWN, Insn(klass | condition, dst, 0, off, imm), *over]
+    for dst, src in itertools.product(REGS, (0, 1, 4, 5, 6, 9)):
+        body += [helper(7), copy(6, 0), helper(7), *(copy(r, 0) for r in (1, 2, 3, 4, 5, 7, 8, 9))]
+        body += [Insn(klass | condition | op.BPF_X, dst, src, off), *over]
+    return body
+
+
+def agree(body: list[Insn]) -> None:
+    result = compile_as_host([*UNKNOWN, *body, *LEAVE])
     assert not result.differences, "\n".join(result.differences)
+
+
+@host_bpf.host_kernel
+@pytest.mark.parametrize("base", REGS)
+@pytest.mark.parametrize("make", [loads, stores, atomics])
+def test_memory(array: int, make: Callable[[int, int], list[Insn]], base: int) -> None:
+    agree(make(base, array))
+
+
+@host_bpf.host_kernel
+def test_stack_accesses() -> None:
+    agree(stack_accesses())
 
 
 @host_bpf.host_kernel
 @pytest.mark.parametrize("klass", [op.BPF_JMP, op.BPF_JMP32])
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_conditional_jumps(klass: int, condition: int) -> None:
-    """Fresh unknown values in front of each, so that the host's verifier decides none itself."""
-    body: list[Insn] = []
-    for dst in REGS:
-        for imm in IMMS:
-            # Both ways lead to the next instruction but one.
-            body += [*UNKNOWN, Insn(klass | condition, dst, 0, 1, imm), Insn(op.BPF_ALU64 | op.BPF_NEG, 1)]
-    for dst, src in itertools.product(REGS, (0, 1, 4, 5, 6, 9)):
-        body += [helper(7), copy(6, 0), helper(7), *(copy(r, 0) for r in (1, 2, 3, 4, 5, 7, 8, 9))]
-        body += [Insn(klass | condition | op.BPF_X, dst, src, 1), Insn(op.BPF_ALU64 | op.BPF_NEG, 1)]
-    result = compile_as_host([*body, *LEAVE])
-    assert not result.differences, "\n".join(result.differences)
+    agree(branches(klass, condition, 1))
+
+
+def all_bodies(fd: int) -> Iterator[list[Insn]]:
+    """Every body of this module: what a recording of the host's machine code goes through."""
+    for _, body in arithmetic():
+        yield body
+    for base in REGS:
+        yield from (loads(base, fd), stores(base, fd), atomics(base, fd))
+    yield stack_accesses()
+    for klass, condition in itertools.product((op.BPF_JMP, op.BPF_JMP32), CONDITIONS):
+        yield branches(klass, condition, 0)

@@ -317,6 +317,7 @@ def test_arena() -> None:
                 body.append(mov(4, 5))
                 body.append(Insn(op.BPF_STX | op.BPF_ATOMIC | size, base, 4, off, code))
                 count += 1
+        for size in (op.BPF_B, op.BPF_H, op.BPF_W, op.BPF_DW):
             body.append(Insn(op.BPF_STX | op.BPF_ATOMIC | size, base, 4, off, op.BPF_STORE_REL))
             body.append(Insn(op.BPF_STX | op.BPF_ATOMIC | size, 4, base, off, op.BPF_LOAD_ACQ))
             count += 2
@@ -401,3 +402,36 @@ def test_map_pointers(array: int) -> None:
     body += [Insn(op.BPF_ST | op.BPF_MEM | op.BPF_W, 10, 0, -4, 1), helper(1)]
     body += [Insn(op.BPF_JMP | op.BPF_JEQ, 0, 0, 2, 0), Insn(op.BPF_LDX | op.BPF_MEM | op.BPF_DW, 0, 0, 8)]
     agree(compile_as_host([*body, push(-16), mov(0, 0), EXIT]))
+
+
+COMPARE = 7
+"""Bytes of a 64-bit compare with an immediate of 32 bits."""
+
+
+def cascade(count: int) -> list[Insn]:
+    """Branches that each become short only after the next one did: one in a pass.
+
+    Each spans 124 bytes with the next branch in it, still near; the last spans few.
+    """
+    unit = [FILLERS[2]] * 28
+    body: list[Insn] = []
+    for step in range(count):
+        # This unit and the next branch, then as far into the next unit as makes 124 bytes or a little less.
+        target = len(unit) + 1 + (124 - 2 * len(unit) - COMPARE - 6) // 2 + 1 if step < count - 1 else 4
+        body += [Insn(op.BPF_JMP | op.BPF_JGT, 6, 0, target, 1000 + step), *unit]
+    return [*UNKNOWN, *body, *[FILLERS[2]] * 8, mov(0, 0), EXIT]
+
+
+@host_bpf.host_kernel
+@pytest.mark.parametrize("count", [3, 10, 13, 14, 15, 16, 17, 20, 30])
+def test_passes_run_out(count: int) -> None:
+    """From the 16th pass on Linux pads instead of shrinking: some branches keep the room of a near one."""
+    result = compile_as_host(cascade(count))
+    agree(result)
+    offsets = result.ours.functions[0].insn_offs
+    sizes = [
+        offsets[slot + 1] - offsets[slot]
+        for slot, insn in enumerate(result.insns)
+        if insn.code == op.BPF_JMP | op.BPF_JGT
+    ]
+    assert sizes == [COMPARE + 6] * max(0, count - 14) + [COMPARE + 2] * min(count, 14)
