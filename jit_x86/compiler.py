@@ -134,8 +134,11 @@ def _bounds(items: Sequence[Item], known: Mapping[str, bytes]) -> list[int]:
     return bounds
 
 
-def _branch(jump: Jump, epilogue_slot: int) -> Branch:
-    target = epilogue_slot if jump.target is None else jump.target
+def _branch(selected: Selected, slot: int, jump: Jump) -> Branch:
+    target = selected.epilogue_slot if jump.target is None else jump.target
+    if not 0 <= target < len(selected.codes):
+        start = selected.ctx.subprog.start
+        raise KernelError(errno.EINVAL, f"the jump at slot {start + slot} leaves its function")
     plain = jump.mnemonic == "jmp"
     return Branch(target, not plain, plain and jump.target is not None, jump.minus_one)
 
@@ -153,8 +156,8 @@ def _lay_out(selected: Selected, known: Mapping[str, bytes]) -> _Placed:
     bounds = [_bounds(code.items, known) for code in selected.codes]
     entry_bounds = _bounds(selected.entry, known)
     branches = [
-        _branch(code.jump, selected.epilogue_slot) if code.jump is not None else None
-        for code in selected.codes
+        _branch(selected, slot, code.jump) if code.jump is not None else None
+        for slot, code in enumerate(selected.codes)
     ]
     layout = lay_out(entry_bounds[-1], [bound[-1] for bound in bounds], branches)
     return _Placed(selected, layout, entry_bounds, bounds)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The byte forms mean what the text says that they replace, are needed, and are few."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+from flat import request_for
+from golden_images import load_forms, load_programs
+from hypothesis import given
+from hypothesis import strategies as st
+from random_programs import random_program
+
+from jit_x86 import byte_forms
+from jit_x86.assembler import assemble
+from jit_x86.byte_forms import FIXED, FORMS, ByteLine, disp8_zero, near_branch
+from jit_x86.code import Item
+from jit_x86.compiler import contexts, select
+from jit_x86.registers import NUMBER, R16, R32, R64
+from kernel_model.isa.insn import Insn
+from kernel_model.isa.native import NativeRequest
+
+capstone = pytest.importorskip("capstone", reason="decoding x86 needs the extra x86dis (capstone)")
+SHARE = 0.05
+
+
+def decoded(code: bytes) -> list[str]:
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    return [f"{insn.mnemonic} {insn.op_str}".strip() for insn in engine.disasm(code, 0)]
+
+
+def body_items(request: NativeRequest) -> list[Item]:
+    """Machine instructions outside prologue and epilogue; a branch that the layout sizes is a string."""
+    items: list[Item] = []
+    for ctx in contexts(request):
+        selected = select(ctx)
+        for slot, code in enumerate(selected.codes):
+            if slot != selected.epilogue_slot:
+                items += [*code.items, *([code.jump.mnemonic] if code.jump else [])]
+    return items
+
+
+def entry_items(request: NativeRequest) -> list[Item]:
+    return [item for ctx in contexts(request) for item in select(ctx).entry]
+
+
+def used_lines() -> set[ByteLine]:
+    """Every byte line that the recorded programs and forms come to."""
+    insns = [insn for slots, _ in load_forms() for insn in slots]
+    requests = [request_for(insns), *(request for _, request, *_ in load_programs())]
+    # An arena whose upper half fits in a byte, and struct offsets that do, need forms of their own.
+    requests += [
+        dataclasses.replace(r, arena_user_vm_start=5 << 32) for r in requests if r.arena_user_vm_start
+    ]
+    small = {"bpf_array.map.max_entries": 8, "bpf_array.ptrs": 64, "bpf_prog.bpf_func": 16}
+    requests += [dataclasses.replace(r, offsets=small) for r in requests if "tail_call" in str(r.subprogs)]
+    items = [item for request in requests for item in (*entry_items(request), *body_items(request))]
+    return {item for item in items if isinstance(item, ByteLine)}
+
+
+def test_byte_lines_mean_what_they_replace() -> None:
+    """Decoded, they are the text's instruction; assembled, the text gives other bytes or none."""
+    lines = used_lines() | set(FIXED.values()) | {near_branch(m, 11) for m in ("jmp", "je", "jg")}
+    assert {line.form for line in lines} == set(FORMS), "every row of the table is used"
+    for line in lines:
+        code = assemble(line.text)
+        (text,) = decoded(code)
+        if line.form in ("nop", "endbr64", "sysretq"):
+            assert text.split()[0] == line.replaces.split()[0]
+            continue
+        replaced = assemble(line.replaces)
+        assert decoded(replaced) == [text], line
+        assert replaced != code, f"{line} is needless"
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_rows_say_what_keystone_does(name: str) -> None:
+    """The row's own example: keystone refuses it, or encodes it otherwise than Linux."""
+    row = FORMS[name]
+    assert row.reason
+    try:
+        code = assemble(row.replaces)
+    except ValueError:
+        assert "does not know" in row.reason
+        return
+    if name == "nop":
+        assert code[:2] != byte_forms.NOPS[5][:2]
+    else:
+        assert decoded(code)
+
+
+SHAPES = [
+    ("movzx {r64}, byte ptr {at}", byte_forms.Memory(b"\x0f\xb6", wide=True)),
+    ("mov {r32}, dword ptr {at}", byte_forms.Memory(b"\x8b")),
+    ("mov word ptr {at}, {r16}", byte_forms.Memory(b"\x89", prefix=b"\x66")),
+    ("lock xadd qword ptr {at}, {r64}", byte_forms.Memory(b"\x0f\xc1", True, b"\xf0")),
+]
+
+
+@given(
+    st.sampled_from(SHAPES),
+    st.integers(0, 11),
+    st.integers(0, 11),
+    st.sampled_from([None, 14]),
+    st.booleans(),
+)
+def test_memory_encoder_is_keystones(
+    shape: tuple[str, byte_forms.Memory], reg: int, base: int, index: int | None, has_imm: bool
+) -> None:
+    """With a displacement of 1 in the place of 0 the encoder gives keystone's bytes."""
+
+    template, memory = shape
+    at = f"[{R64[base]} + {R64[index]} + 1]" if index is not None else f"[{R64[base]} + 1]"
+    text = template.format(at=at, r64=R64[reg], r32=R32[reg], r16=R16[reg])
+    line = disp8_zero(text, memory, NUMBER[reg], NUMBER[base], b"", None if index is None else NUMBER[index])
+    code = bytearray(assemble(line.text))
+    assert code[-1] == 0
+    code[-1] = 1
+    assert bytes(code) == assemble(text)
+
+
+def _share(requests: list[NativeRequest]) -> tuple[float, Counter[str]]:
+    items = [item for request in requests for item in body_items(request)]
+    forms = Counter(item.form for item in items if isinstance(item, ByteLine))
+    return forms.total() / len(items), forms
+
+
+def test_share_of_byte_forms() -> None:
+    """At most one instruction in twenty outside prologue and epilogue."""
+    requests = [request for name, request, *_ in load_programs() if name.startswith("random")]
+    for seed in range(100):
+        insns: list[Insn] = random_program(seed)
+        requests.append(request_for([i for i in insns if i.src != 1 or i.code != 0x85]))
+    share, forms = _share(requests)
+    print(f"byte forms: {share:.2%} {dict(forms)}")
+    assert 0 < share <= SHARE
