@@ -38,12 +38,10 @@ SUBPROG __u32 mix_rounds(__u64 x)
 	return (__u32)(x ^ y ^ z ^ (z >> 32));
 }
 
-SEC("xdp")
-__u64 alu_mix(bench_ctx *ctx)
+PROGRAM(__u64, alu_mix)
 {
 	__u32 value = 1;
 
-	(void)ctx;
 	for (__u32 i = 0; i < CALLS;) {
 		value = mix_rounds(value);
 		i += 1;

@@ -13,15 +13,14 @@ struct {
 } sums SEC(".maps");
 #endif
 
-SEC("xdp")
-__u64 array_atomic(bench_ctx *ctx)
+PROGRAM(__u64, array_atomic)
 {
 	__u64 found = 0;
 
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < ENTRIES; i++) {
 		__u32 key = i;
-		__u64 *sum = LOOKUP(ctx, sums, 0, &key);
+		__u64 *sum = LOOKUP_ARRAY(sums, 0, &key, ENTRIES, sizeof(*sum));
 
 		if (!sum)
 			break;

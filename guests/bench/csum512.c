@@ -4,8 +4,7 @@
 
 #define LENGTH 512
 
-SEC("xdp")
-__u64 csum512(bench_ctx *ctx)
+PROGRAM(__u64, csum512)
 {
 	void *data = PACKET(ctx);
 	__u64 sum = 0;

@@ -15,8 +15,7 @@
 		v2 += v1; v1 = ROTATE(v1, 17); v1 ^= v2; v2 = ROTATE(v2, 32);    \
 	} while (0)
 
-SEC("xdp")
-__u64 siphash512(bench_ctx *ctx)
+PROGRAM(__u64, siphash512)
 {
 	void *data = PACKET(ctx);
 	__u64 v0 = KEY_0 ^ 0x736f6d6570736575ULL, v1 = KEY_1 ^ 0x646f72616e646f6dULL;

@@ -26,18 +26,17 @@ struct {
 
 typedef int result;
 __u64 links_run;
-#define COUNT(ctx) ((void)(ctx), links_run++)
+#define COUNT() links_run++
 #else
 typedef __u64 result;
-#define COUNT(ctx) (*(__u64 *)(ctx)->values[1])++
+#define COUNT() (*(__u64 *)env->values[1])++
 #endif
 
 #define LINK(name, next)                       \
-	SEC("xdp")                             \
-	result name(bench_ctx *ctx)            \
+	PROGRAM(result, name)                  \
 	{                                      \
-		COUNT(ctx);                    \
-		TAIL_CALL(ctx, chain, 0, next); \
+		COUNT();                       \
+		TAIL_CALL(chain, next);        \
 		return XDP_ABORTED;            \
 	}
 
@@ -47,10 +46,9 @@ LINK(link_2, 3)
 LINK(link_3, 4)
 LINK(link_4, 5)
 
-SEC("xdp")
-result link_5(bench_ctx *ctx)
+PROGRAM(result, link_5)
 {
-	COUNT(ctx);
+	COUNT();
 	return XDP_PASS;
 }
 

@@ -38,8 +38,7 @@ struct {
 } counters SEC(".maps");
 #endif
 
-SEC("xdp")
-__u64 xdp_flow(bench_ctx *ctx)
+PROGRAM(__u64, xdp_flow)
 {
 	void *data = PACKET(ctx), *data_end = PACKET_END(ctx);
 	struct ethhdr *eth = data;
@@ -59,11 +58,11 @@ __u64 xdp_flow(bench_ctx *ctx)
 	key.sport = udp->source;
 	key.dport = udp->dest;
 	key.protocol = IPPROTO_UDP;
-	flow = LOOKUP(ctx, flows, 0, &key);
+	flow = LOOKUP_HASH(flows, 0, &key);
 	if (!flow)
 		return XDP_PASS;
 	class = flow->class;
-	counter = LOOKUP(ctx, counters, 1, &class);
+	counter = LOOKUP_PERCPU_ARRAY(counters, 1, &class, CLASSES);
 	if (!counter)
 		return XDP_ABORTED;
 	counter->packets++;
