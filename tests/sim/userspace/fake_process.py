@@ -11,11 +11,12 @@ from kernel_model.uapi.bpf_attr import COMMANDS, NR_BPF, Values, unpack
 
 @dataclass(frozen=True)
 class Call:
-    """One system call: the command (or ``close``), its attribute, and what its pointers pointed at."""
+    """One bpf(2) call: the command, its attribute (at ``addr``), and what its pointers pointed at."""
 
     name: str
     attr: Values
     blobs: dict[str, bytes]
+    addr: int
 
 
 # The pointers of each command with the field (or size in bytes) that gives their length.
@@ -69,7 +70,7 @@ class FakeProcess:
         for name, size in _POINTERS.get(row.name, {}).items():
             length = size if isinstance(size, int) else attr[size] * (8 if size == "insn_cnt" else 1)
             blobs[name] = self.read(attr[name], length)
-        call = Call(row.name, attr, blobs)
+        call = Call(row.name, attr, blobs, args[1])
         self.calls.append(call)
         result = self.answer(self, call) if self.answer is not None else None
         if result is not None:
