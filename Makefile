@@ -25,7 +25,7 @@ bench: $(STAMP)
 	@$(BIN)/bpfsim bench
 
 docs: $(STAMP)
-	$(BIN)/python -m docs.support_matrix
+	@$(BIN)/bpfsim support --markdown > docs/support.md
 
 guests:
 	$(MAKE) -C guests

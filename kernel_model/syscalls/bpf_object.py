@@ -11,7 +11,8 @@ from ..bpf.btf_object import BtfObject
 from ..bpf.link import BpfLink, XdpLink
 from ..bpf.map_object import MapObject
 from ..bpf.prog import BpfProg
-from ..btf.parse import Btf, BtfError
+from ..btf.check import load_btf
+from ..btf.parse import BtfError
 from ..errors import KernelError, NotModelled
 from ..objects import Idr, KObject
 from ..task import CAP_BPF, CAP_NET_ADMIN
@@ -39,7 +40,7 @@ def btf_load(call: Call) -> int:
         raise KernelError(errno.E2BIG, f"BTF of {size} bytes")
     data = call.read(call.attr["btf"], size)
     try:
-        btf = Btf(data)
+        btf = load_btf(data)
     except BtfError as error:
         _btf_log(call, error.reason)
         raise
