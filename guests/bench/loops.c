@@ -53,6 +53,17 @@ __u64 bench_poll_loop(__u64 (*poll)(void *adapter, __u64 budget), void *adapter,
 	return done;
 }
 
+/* Call a kernel function with three arguments, `repeat` times. */
+SEC("loop")
+__u64 bench_call_loop(__u64 (*function)(__u64, __u64, __u64), __u64 a, __u64 b, __u64 c, __u64 repeat)
+{
+	__u64 sum = 0;
+
+	while (repeat--)
+		sum += function(a, b, c);
+	return sum;
+}
+
 /* A program that does nothing: what is left of a run when the loop alone is measured. */
 SEC("loop")
 __u64 bench_nothing(bench_ctx *ctx UNUSED, const void *insnsi UNUSED)

@@ -29,7 +29,7 @@ __u64 links_run;
 #define COUNT() links_run++
 #else
 typedef __u64 result;
-#define COUNT() (*(__u64 *)env->values[1])++
+#define COUNT() (*(__u64 *)env->values[0])++
 #endif
 
 #define LINK(name, next)                       \
