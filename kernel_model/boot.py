@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from . import helpers
 from .btf.layout import Layout
 from .data_symbols import DATA_SYMBOLS, MAX_NETDEVS, PERCPU_SYMBOLS, place
+from .helpers import prandom
 from .helpers.constants import TEXT_CONSTANTS as HELPER_CONSTANTS
 from .objects import File
 from .syscalls.files import Console
@@ -69,6 +70,7 @@ def init(kernel: Kernel) -> None:
         memory.put_u64(kernel.data["__per_cpu_offset"] + 8 * cpu, offset)
         memory.put_u64(kernel.per_cpu("this_cpu_off", cpu), offset)
         memory.put_u32(kernel.per_cpu("cpu_number", cpu), cpu)
+    prandom.seed_full_state(kernel)
     kernel.net.add_loopback(kernel)
 
 

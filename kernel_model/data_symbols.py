@@ -34,6 +34,7 @@ DATA_SYMBOLS: tuple[DataSymbol, ...] = (
     DataSymbol("sim_clock", 8, align=64),
     DataSymbol("__per_cpu_offset", 8, count=64),
     DataSymbol("netdev_table", 8, count=MAX_NETDEVS),
+    DataSymbol("ptr_key", 16),
 )
 
 PERCPU_SYMBOLS: tuple[DataSymbol, ...] = (

@@ -95,3 +95,66 @@ bpf_xdp_adjust_meta_inval:
 bpf_xdp_adjust_meta_acces:
 	mov rax, CONST_MINUS_EACCES
 	RET
+
+# How many bytes the packet has.
+ENTRY(bpf_xdp_get_buff_len)
+	test dword ptr [rdi + OFF_xdp_buff_flags], CONST_XDP_FLAGS_HAS_FRAGS
+	jnz bpf_xdp_frags_get_buff_len
+	mov eax, [rdi + OFF_xdp_buff_data_end]
+	sub eax, [rdi + OFF_xdp_buff_data]
+	RET
+
+# rdi xdp_buff, esi offset, rdx buffer, ecx bytes: from the packet to the buffer.
+ENTRY(bpf_xdp_load_bytes)
+	call xdp_pointer
+	jne xdp_pointer_error
+	mov rdi, rdx
+	mov rsi, rax
+	mov edx, ecx
+	call memcpy
+	xor eax, eax
+	RET
+
+# The other way.
+ENTRY(bpf_xdp_store_bytes)
+	call xdp_pointer
+	jne xdp_pointer_error
+	mov rdi, rax
+	mov rsi, rdx
+	mov edx, ecx
+	call memcpy
+	xor eax, eax
+	RET
+xdp_pointer_error:
+	RET
+
+# rax is the address of the packet's bytes at offset esi and the zero flag is set, or rax is the error.
+xdp_pointer:
+	test dword ptr [rdi + OFF_xdp_buff_flags], CONST_XDP_FLAGS_HAS_FRAGS
+	jnz xdp_pointer_frags
+	cmp esi, 0xffff
+	ja xdp_pointer_fault
+	cmp ecx, 0xffff
+	ja xdp_pointer_fault
+	lea eax, [rsi + rcx]
+	mov r8, [rdi + OFF_xdp_buff_data]
+	mov r9, [rdi + OFF_xdp_buff_data_end]
+	sub r9, r8
+	cmp rax, r9
+	ja xdp_pointer_inval
+	mov esi, esi
+	lea rax, [r8 + rsi]
+	cmp eax, eax
+	RET
+xdp_pointer_fault:
+	mov rax, CONST_MINUS_EFAULT
+	test rax, rax
+	RET
+xdp_pointer_inval:
+	mov rax, CONST_MINUS_EINVAL
+	test rax, rax
+	RET
+xdp_pointer_frags:
+	call bpf_xdp_frags_pointer
+	test rsp, rsp
+	RET

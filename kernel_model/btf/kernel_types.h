@@ -18,6 +18,7 @@ struct bpf_map_ops {
 	void *map_peek_elem;
 	void *map_lookup_percpu_elem;
 	void *map_redirect;
+	void *map_for_each_callback;
 };
 
 struct bpf_map {

@@ -12,11 +12,17 @@ from typing import Final
 
 from ..uapi.enums import UpdateFlags, bpf_map_type, xdp_action
 
+HZ: Final = 250
+"""Ticks a second (CONFIG_HZ)."""
+
 _OTHERS: Final = {
     "MINUS_ENOTSUPP": -524,
     # What a look at the clock costs, in simulated nanoseconds.
     "KTIME_COST_NS": 20,
     "ETH_HLEN": 14,
+    "BPF_MAX_LOOPS": 8 << 20,
+    "TICK_NSEC": 1_000_000_000 // HZ,
+    "INITIAL_JIFFIES": -300 * HZ & 0xFFFF_FFFF,
     "JHASH_INITVAL": 0xDEADBEEF - (1 << 32),
     "INT_MAX": 0x7FFF_FFFF,
     # struct xdp_buff flags and the largest metadata (include/net/xdp.h).

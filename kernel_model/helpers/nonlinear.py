@@ -29,3 +29,15 @@ def skb_load_bytes_nonlinear(kernel: Kernel, skb: int, offset: int, to: int, siz
 def bpf_xdp_frags_adjust_tail(kernel: Kernel, xdp: int, offset: int) -> NoReturn:
     """bpf_xdp_adjust_tail() of an xdp_buff with fragments."""
     raise NotModelled("xdp_buff with fragments", errno.EINVAL)
+
+
+@leaf("bpf_xdp_frags_get_buff_len", 1)
+def bpf_xdp_frags_get_buff_len(kernel: Kernel, xdp: int) -> NoReturn:
+    """bpf_xdp_get_buff_len() of an xdp_buff with fragments."""
+    raise NotModelled("xdp_buff with fragments", errno.EINVAL)
+
+
+@leaf("bpf_xdp_frags_pointer", 4)
+def bpf_xdp_frags_pointer(kernel: Kernel, xdp: int, offset: int, buf: int, size: int) -> NoReturn:
+    """bpf_xdp_load_bytes() and bpf_xdp_store_bytes() of an xdp_buff with fragments."""
+    raise NotModelled("xdp_buff with fragments", errno.EINVAL)

@@ -12,8 +12,10 @@ from typing import Final
 
 from ..ports import Services
 
-_HTAB: Final = {"map_delete_elem": "htab_map_delete_elem"}
-_LRU: Final = {"map_delete_elem": "htab_lru_map_delete_elem"}
+_FOR_EACH_ARRAY: Final = {"map_for_each_callback": "bpf_for_each_array_elem"}
+_FOR_EACH_HASH: Final = {"map_for_each_callback": "bpf_for_each_hash_elem"}
+_HTAB: Final = {**_FOR_EACH_HASH, "map_delete_elem": "htab_map_delete_elem"}
+_LRU: Final = {**_FOR_EACH_HASH, "map_delete_elem": "htab_lru_map_delete_elem"}
 _FD_ARRAY: Final = {
     "map_lookup_elem": "fd_array_map_lookup_elem",
     "map_delete_elem": "fd_array_map_delete_elem",
@@ -27,11 +29,13 @@ _QUEUE_STACK: Final = {
 
 MAP_OPS: Final[Mapping[str, Mapping[str, str]]] = {
     "array_map_ops": {
+        **_FOR_EACH_ARRAY,
         "map_lookup_elem": "array_map_lookup_elem",
         "map_update_elem": "array_map_update_elem",
         "map_delete_elem": "array_map_delete_elem",
     },
     "percpu_array_map_ops": {
+        **_FOR_EACH_ARRAY,
         "map_lookup_elem": "percpu_array_map_lookup_elem",
         "map_update_elem": "array_map_update_elem",
         "map_delete_elem": "array_map_delete_elem",
@@ -65,7 +69,10 @@ MAP_OPS: Final[Mapping[str, Mapping[str, str]]] = {
         "map_update_elem": "htab_lru_percpu_map_update_elem",
         "map_lookup_percpu_elem": "htab_lru_percpu_map_lookup_percpu_elem",
     },
-    "htab_of_maps_map_ops": {**_HTAB, "map_lookup_elem": "htab_of_map_lookup_elem"},
+    "htab_of_maps_map_ops": {
+        "map_lookup_elem": "htab_of_map_lookup_elem",
+        "map_delete_elem": "htab_map_delete_elem",
+    },
     "queue_map_ops": {
         **_QUEUE_STACK,
         "map_pop_elem": "queue_map_pop_elem",

@@ -8,6 +8,7 @@ raises MemoryFault on either side.
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections.abc import Mapping
 from functools import cache
@@ -22,11 +23,15 @@ from jit_x86.kernel_text import KernelText, Stub, build_kernel_text
 from kernel_model.btf.layout import Layout, kernel_layout
 from kernel_model.errors import KernelError, MemoryFault
 from kernel_model.functions import FUNCTIONS, call_impl
-from kernel_model.helpers import nonlinear as _nonlinear  # noqa: F401
 from kernel_model.helpers.constants import TEXT_CONSTANTS
 from kernel_model.isa.native import Mitigations
-from kernel_model.maps import functions as _map_functions  # noqa: F401  (registers the leaves)
 from kernel_model.maps.base import BpfMap
+
+for _module in (
+    "kernel_model.maps.functions",
+    *(f"kernel_model.helpers.{name}" for name in ("bprintf", "nofault", "nonlinear", "strings", "task")),
+):
+    importlib.import_module(_module)
 
 TEXT = 0x40_0000
 STACK = 0x80_0000
@@ -37,7 +42,13 @@ PERCPU_UNIT = 0x10_0000
 PERCPU_STATIC = 0x1000
 MASK = 0xFFFF_FFFF_FFFF_FFFF
 
-_STATIC = {"this_cpu_off": 0, "cpu_number": 8, "bpf_redirect_info": 64, "bpf_user_rnd_state": 192}
+_STATIC = {
+    "this_cpu_off": 0,
+    "cpu_number": 8,
+    "bpf_redirect_info": 64,
+    "bpf_user_rnd_state": 192,
+    "current_task": 16,
+}
 _CLOCK = RAM
 
 _HARNESS = """
@@ -235,8 +246,29 @@ class Tracing:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def trace_printk(self, text: str) -> None:
+    def printk(self, kernel: object, text: str) -> None:
         self.lines.append(text)
+
+
+class UserMemory:
+    """A task's address space: some bytes at some addresses."""
+
+    def __init__(self) -> None:
+        self.areas: dict[int, bytes] = {}
+
+    def read(self, kernel: object, addr: int, size: int) -> bytes:
+        for start, data in self.areas.items():
+            if start <= addr and addr + size <= start + len(data):
+                return data[addr - start : addr - start + size]
+        raise MemoryFault(addr, "read", user=True)
+
+
+class FakeTask:
+    """The running task."""
+
+    def __init__(self) -> None:
+        self.mm = UserMemory()
+        self.uid, self.gid, self.comm = 1000, 100, "a-task-of-long-name"
 
 
 class World:
@@ -259,6 +291,8 @@ class World:
         self.clock = WordClock(self.memory)
         self.random = SeededRandom(seed)
         self.tracing = Tracing()
+        self.data = {name: PERCPU_LINK + off for name, off in _STATIC.items()} | {"ptr_key": RAM + 64}
+        self.current: FakeTask | None = None
         self.maps_by_addr: dict[int, BpfMap] = {}
         self.traps: list[str] = []
         self._error: BaseException | None = None
@@ -269,6 +303,9 @@ class World:
         trap = self.text.symbol("__leaf_trap")
         self.uc.hook_add(unicorn.UC_HOOK_CODE, self._leaf, begin=trap, end=trap)
         self.this_cpu = 0
+
+    def per_cpu(self, symbol: str, cpu: int) -> int:
+        return self.data[symbol] + self.alloc.per_cpu_offset(cpu)
 
     @property
     def cpu(self) -> World:

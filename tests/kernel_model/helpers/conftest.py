@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of helpers share the emulated kernel of the maps' tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "maps"))
+
+from emulated import World
+
+
+@pytest.fixture
+def world() -> World:
+    """Two CPUs."""
+    return World()
