@@ -31,6 +31,8 @@ class Runtime:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._stack = 0
+        self.fp = 0
+        """R10 of the main function of the run under way (the innermost one): what tells runs apart."""
         self.observer: Observer | None = None
         self._interpreter = Interpreter(kernel.memory, self._call, self._tail_call, self._this_cpu_off)
 
@@ -52,14 +54,14 @@ class Runtime:
     def run(self, insnsi: int, ctx: int, fp: int) -> int:
         """Interpret the program whose instructions lie at ``insnsi``; R0."""
         prog = self._kernel.progs_by_addr[insnsi - self._kernel.layout["bpf_prog"].offset("insnsi")]
-        outer = self._stack
-        self._stack = fp - _HELPER_STACK
+        outer = self._stack, self.fp
+        self._stack, self.fp = fp - _HELPER_STACK, fp
         try:
             return self._interpreter.run(
                 prog.program(), (ctx,), fp, observer=self.observer, budget=INTERPRETER_BUDGET
             )
         finally:
-            self._stack = outer
+            self._stack, self.fp = outer
 
 
 def bpf_prog_run(kernel: Kernel, ctx: int, insnsi: int) -> int:

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Recording what JIT images do, by watching the emulated CPU at the addresses where instructions begin.
+
+When machine code arrives at the first byte of a BPF instruction, the one before it in the same frame is
+complete and the registers are the state after it. Two kinds of addresses more are watched: a function's
+entry (a frame is pushed) and the place behind its prologue's first instructions where tail calls land
+(the top frame goes over to the next program). An exit is complete where it begins: it changes nothing
+but the frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import itemgetter
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from kernel_model.errors import NotModelled
+from kernel_model.isa import opcodes as op
+
+from ..hardware.cpu import KERNEL_REGS
+from .record import Execution, ProgText, Recording, Where
+
+if TYPE_CHECKING:
+    from ..machine import Machine
+
+X86_REGISTERS = ("rax", "rdi", "rsi", "rdx", "rcx", "r8", "rbx", "r13", "r14", "r15", "rbp")
+"""Where the JIT keeps R0 to R10 (arch/x86/net/bpf_jit_comp.c, reg2hex)."""
+_PICK: Callable[[tuple[int, ...]], tuple[int, ...]] = itemgetter(*map(KERNEL_REGS.index, X86_REGISTERS))
+_PROLOGUE_HEAD = 12
+"""Bytes from a function's entry to where tail calls land, without endbr64 (X86_TAIL_CALL_OFFSET)."""
+_ENDBR = 4
+
+
+@dataclass
+class _Point:
+    """What begins at an address."""
+
+    prog: ProgText
+    function: int
+    entry: bool = False
+    landing: bool = False
+    slot: int = -1
+    epilogue: int = 0
+    """For an exit that jumps to the function's only epilogue: the address of that."""
+
+
+@dataclass
+class _Frame:
+    under_way: Where | None = None
+    in_prologue: bool = True
+
+
+class JitRecorder:
+    """Records all executions of JIT images while it is entered as a context manager.
+
+    Programs loaded meanwhile are not seen. Raises NotModelled, out of the run, for programs that hand
+    callbacks to helpers.
+    """
+
+    def __init__(self, machine: Machine, recording: Recording) -> None:
+        self._machine = machine
+        self._recording = recording
+        self._points: dict[int, _Point] = {}
+        self._hook: int | None = None
+        self._frames: list[_Frame] = []
+        self._execution: Execution | None = None
+        self._outer: list[tuple[Execution | None, list[_Frame]]] = []
+        self._skip = 0
+
+    def __enter__(self) -> JitRecorder:
+        kernel = self._machine.kernel
+        landing = _PROLOGUE_HEAD + (_ENDBR if kernel.mitigations.ibt else 0)
+        for prog in kernel.progs:
+            text = ProgText.of(kernel, prog)
+            self._recording.programs[prog.id] = text
+            for number in range(len(text.functions)):
+                self._add_points(text, number, landing)
+        if self._points:
+            end = max(f.addr + len(f.code) for p in self._recording.programs.values() for f in p.functions)
+            self._hook = self._machine.cpu.observe_code(self._at, min(self._points), end)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._hook is not None:
+            self._machine.cpu.unobserve(self._hook)
+            self._hook = None
+        reason = str(error) if error is not None else "the program did not return through its exit"
+        while self._execution is not None:
+            self._give_up(reason)
+
+    def _add_points(self, text: ProgText, number: int, landing: int) -> None:
+        subprog, function = text.subprogs[number], text.functions[number]
+        points: dict[int, _Point] = {}
+
+        def point(off: int) -> _Point:
+            return points.setdefault(function.addr + off, _Point(text, number))
+
+        epilogue = 0
+        for slot in range(subprog.start, subprog.end):
+            if slot in text.silent:
+                continue
+            here = point(function.offs[slot - subprog.start])
+            here.slot = slot
+            if text.insns[slot].code == op.EXIT:
+                here.epilogue = epilogue
+                epilogue = epilogue or function.addr + function.offs[slot - subprog.start]
+        point(0).entry = True
+        if number == 0:
+            point(landing).landing = True
+        self._points |= points
+
+    def _at(self, addr: int) -> None:
+        point = self._points.get(addr)
+        if point is None:
+            return
+        if addr == self._skip:
+            self._skip = 0
+            return
+        if point.entry:
+            self._enter(point)
+        if self._execution is None:
+            return
+        if point.landing:
+            self._land()
+        if point.slot >= 0:
+            self._slot(point)
+
+    def _read(self) -> tuple[int, ...]:
+        return _PICK(self._machine.cpu.register_values())
+
+    def _enter(self, point: _Point) -> None:
+        under_way = self._frames[-1].under_way if self._frames else None
+        caller = self._recording.programs[under_way.prog].insns[under_way.slot] if under_way else None
+        if caller is not None and caller.code == op.CALL:
+            if caller.src == op.BPF_PSEUDO_CALL:
+                self._frames.append(_Frame())
+                return
+            if point.function:
+                raise NotModelled("traces of functions that helpers call back")
+            # A helper ran another program: an execution of its own.
+            self._outer.append((self._execution, self._frames))
+        elif self._execution is not None:
+            self._give_up("the program did not return through its exit")
+        self._frames = [_Frame()]
+        self._execution = self._recording.begin()
+
+    def _land(self) -> None:
+        frame = self._frames[-1]
+        if frame.in_prologue:
+            frame.in_prologue = False
+            return
+        self._complete(frame, self._read())
+
+    def _complete(self, frame: _Frame, regs: tuple[int, ...]) -> None:
+        if frame.under_way is not None and self._execution is not None:
+            self._execution.add(frame.under_way, regs)
+            frame.under_way = None
+
+    def _slot(self, point: _Point) -> None:
+        frame = self._frames[-1]
+        frame.in_prologue = False
+        regs = self._read()
+        self._complete(frame, regs)
+        where = Where(point.prog.id, point.slot)
+        frame.under_way = where
+        if point.prog.insns[point.slot].code == op.EXIT:
+            self._complete(frame, regs)
+            self._skip = point.epilogue
+            self._frames.pop()
+            if not self._frames and self._execution is not None:
+                self._execution.complete = True
+                self._resume_outer()
+
+    def _resume_outer(self) -> None:
+        self._execution, self._frames = self._outer.pop() if self._outer else (None, [])
+
+    def _give_up(self, reason: str) -> None:
+        """The execution under way ends without its exit."""
+        if self._execution is not None:
+            self._execution.ended = reason
+            self._execution.under_way = self._frames[-1].under_way if self._frames else None
+        self._resume_outer()

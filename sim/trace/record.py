@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a trace is: executions of programs as sequences of steps, the same on both engines.
+
+An *execution* is one call of ``bpf_func`` from its first instruction to the exit that returns to the
+hook; tail calls and bpf-to-bpf calls belong to it. A *step* is one instruction that ran: the program, its
+slot (in the final program, after the fix-ups) and R0 to R10 after it. Rules that make the streams of both
+engines comparable, whichever recorded them:
+
+- a step is listed when its instruction is complete. A call is therefore listed after it returned, behind
+  the callee's steps; a tail call that is made is listed before the next program's first step;
+- LD_IMM64 is one step, at its first slot;
+- slots for which the JIT emits no byte (``goto +0``) have no step: machine code has no moment that
+  belongs to them. Should the interpreter change a register there, the step is kept and shows as a
+  difference.
+
+Which registers mean anything after a step is the business of :mod:`sim.trace.live`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kernel_model.bpf.prog import BpfProg
+from kernel_model.isa import opcodes as op
+from kernel_model.isa.disasm import disasm
+from kernel_model.isa.insn import Insn
+from kernel_model.isa.native import Subprog
+from kernel_model.kernel import Kernel
+
+REGISTERS = tuple(f"r{number}" for number in range(11))
+WIDTH = len(REGISTERS)
+Regs = tuple[int, ...]
+"""R0 to R10, unsigned 64-bit."""
+
+
+class Where(NamedTuple):
+    """An instruction: the program's id and the slot."""
+
+    prog: int
+    slot: int
+
+
+class Step(NamedTuple):
+    """An instruction that ran, and the registers after it."""
+
+    where: Where
+    regs: Regs
+
+
+@dataclass(frozen=True)
+class NativeText:
+    """The machine code of one function as it was when recording began: ``offs`` as NativeFunction has it."""
+
+    addr: int
+    code: bytes
+    offs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ProgText:
+    """A loaded program, as far as traces and their texts need it; plain data.
+
+    ``silent`` are the slots without machine code, ``calls`` the names of called kernel functions by slot,
+    ``functions`` the machine code of each subprogram (none when the program was not compiled).
+    """
+
+    id: int
+    name: str
+    insns: tuple[Insn, ...]
+    subprogs: tuple[Subprog, ...]
+    silent: frozenset[int]
+    calls: Mapping[int, str]
+    functions: tuple[NativeText, ...] = ()
+
+    @classmethod
+    def of(cls, kernel: Kernel, prog: BpfProg) -> ProgText:
+        """What ``prog`` looks like now; its machine code is read from memory, patches included."""
+        functions = tuple(
+            NativeText(each.addr, kernel.memory.read(each.addr, len(each.code)), each.insn_offs)
+            for each in (prog.image.functions if prog.image else ())
+        )
+        silent = {
+            subprog.start + index
+            for subprog, function in zip(prog.verified.subprogs, functions, strict=False)
+            for index in range(subprog.end - subprog.start)
+            if function.offs[index] == function.offs[index + 1]
+        }
+        insns = prog.verified.insns
+        base = kernel.text.symbol("__bpf_call_base")
+        calls = {}
+        for slot, insn in enumerate(insns):
+            if insn.code == op.CALL and insn.src != op.BPF_PSEUDO_CALL:
+                found = kernel.text.lookup(base + insn.imm)
+                calls[slot] = found[0] if found else f"{base + insn.imm:#x}"
+        return cls(prog.id, prog.name, insns, prog.verified.subprogs, frozenset(silent), calls, functions)
+
+    def line(self, slot: int) -> str:
+        """The instruction as text, as in the verifier's log."""
+        name = self.calls.get(slot)
+        text = disasm(self.insns, slot, (lambda insn: name) if name else None)
+        return f"{slot}: ({self.insns[slot].code:02x}) {text}"
+
+    def next_slot(self, slot: int) -> int:
+        """The slot that follows in the program."""
+        return slot + (2 if self.insns[slot].code == op.LD_IMM64 else 1)
+
+    def landing(self, slot: int) -> int:
+        """The slot of the first step when control comes to ``slot``: behind those without machine code."""
+        while slot in self.silent:
+            slot = self.next_slot(slot)
+        return slot
+
+    def function_at(self, slot: int) -> int:
+        """The number of the subprogram that holds ``slot``."""
+        return next(n for n, subprog in enumerate(self.subprogs) if subprog.start <= slot < subprog.end)
+
+
+@dataclass
+class Execution:
+    """One run of a program. ``ended`` says why it did not come to its exit ("" when it did).
+
+    ``under_way`` is the instruction that was begun and not completed then.
+    """
+
+    places: array[int] = field(default_factory=lambda: array("Q"))
+    values: array[int] = field(default_factory=lambda: array("Q"))
+    complete: bool = False
+    ended: str = ""
+    under_way: Where | None = None
+
+    def add(self, where: Where, regs: Regs) -> None:
+        """Append a step."""
+        self.places.append(where.prog << 32 | where.slot)
+        self.values.extend(regs)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Step:
+        place = self.places[index]
+        values = tuple(self.values[index * WIDTH : (index + 1) * WIDTH])
+        return Step(Where(place >> 32, place & 0xFFFF_FFFF), values)
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass
+class Recording:
+    """Everything that was recorded in one go: the programs by id, and the executions in order.
+
+    Executions that begin when ``limit`` steps are kept are left out (a step takes 96 bytes).
+    """
+
+    programs: dict[int, ProgText] = field(default_factory=dict)
+    executions: list[Execution] = field(default_factory=list)
+    limit: int = 1 << 62
+    _kept: int = 0
+
+    @property
+    def steps(self) -> int:
+        """How many steps all executions have."""
+        return sum(len(each) for each in self.executions)
+
+    def begin(self) -> Execution | None:
+        """A new execution; None when ``limit`` steps are kept already."""
+        if self.executions:
+            self._kept += len(self.executions[-1])
+        if self._kept >= self.limit:
+            return None
+        self.executions.append(Execution())
+        return self.executions[-1]
+
+    def line(self, where: Where) -> str:
+        """An instruction as text."""
+        return self.programs[where.prog].line(where.slot)
