@@ -34,7 +34,7 @@ class ObjectWriter:
     kind: int = ET_REL
     sections: list[_Section] = field(default_factory=list)
     symbols: list[tuple[str, int, int, int, int, int, int]] = field(default_factory=list)
-    relocs: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
+    relocs: dict[int, list[tuple[int, int, int, int | None]]] = field(default_factory=dict)
 
     def section(
         self, name: str, data: bytes, flags: int = 0, kind: str = "PROGBITS", size: int | None = None
@@ -57,9 +57,9 @@ class ObjectWriter:
         self.symbols.append((name, section, value, size, kind, bind, other))
         return len(self.symbols)
 
-    def reloc(self, section: int, offset: int, symbol: int, kind: int = 1) -> None:
-        """Adds a relocation of ``section`` at ``offset`` against ``symbol``."""
-        self.relocs.setdefault(section, []).append((offset, symbol, kind))
+    def reloc(self, section: int, offset: int, symbol: int, kind: int = 1, addend: int | None = None) -> None:
+        """Adds a relocation of ``section`` at ``offset`` against ``symbol``; RELA when there is an addend."""
+        self.relocs.setdefault(section, []).append((offset, symbol, kind, addend))
 
     def build(self) -> bytes:
         """The ELF file."""
@@ -74,8 +74,13 @@ class ObjectWriter:
             sections.append(_Section(".symtab", "SYMTAB", bytes(table), link=symtab + 1, info=1, entsize=24))
             sections.append(_Section(".strtab", "STRTAB", bytes(strings)))
         for target, rows in self.relocs.items():
-            data = b"".join(struct.pack("<QQ", at, sym << 32 | kind) for at, sym, kind in rows)
-            sections.append(_Section(f".rel{target}", "REL", data, link=symtab, info=target, entsize=16))
+            rela = any(addend is not None for *_, addend in rows)
+            data = b"".join(
+                struct.pack("<QQ", at, sym << 32 | kind) + (struct.pack("<q", addend or 0) if rela else b"")
+                for at, sym, kind, addend in rows
+            )
+            name, size = ("RELA", 24) if rela else ("REL", 16)
+            sections.append(_Section(f".rel{target}", name, data, link=symtab, info=target, entsize=size))
         names = bytearray(b"\0")
         offsets = []
         for section in [*sections, _Section(".shstrtab", "STRTAB", b"")]:
