@@ -154,6 +154,8 @@ class BpfMap(ABC):
 
     def update(self, services: Services, key: bytes, value: bytes, flags: int) -> None:
         """BPF_MAP_UPDATE_ELEM with ``syscall_value_size`` bytes. KernelError as Linux answers."""
+        if flags & BPF_F_LOCK:
+            raise einval("BPF_F_LOCK on a value without a spin lock")
         self.update_elem(services, key, value, flags)
 
     def update_elem(self, services: Services, key: bytes, value: bytes, flags: int) -> None:
