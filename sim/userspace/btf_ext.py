@@ -9,6 +9,7 @@ struct bpf_line_info, struct bpf_core_relo) with only the offset adjusted.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,18 +38,26 @@ class CoreRelo:
 
 @dataclass
 class Info:
-    """Records of one kind: (slot, record bytes) by ELF section name, ``rec_size`` bytes each."""
+    """Records of one kind: (slot, record bytes) by ELF section name and rising, ``rec_size`` bytes each."""
 
     rec_size: int = 0
     sections: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
 
+    def rows(self, section: str, start: int, count: int) -> list[tuple[int, bytes]]:
+        """The records of the slots ``[start, start + count)`` of ``section``."""
+        rows = self.sections.get(section, [])
+        low = bisect_left(rows, start, key=_slot)
+        return rows[low : bisect_left(rows, start + count, lo=low, key=_slot)]
+
     def select(self, section: str, start: int, count: int, base: int) -> bytes:
-        """The records of the slots ``[start, start + count)`` of ``section``, moved to begin at ``base``."""
+        """The same as bytes, moved to begin at slot ``base``."""
         return b"".join(
-            _U32.pack(slot - start + base) + record[4:]
-            for slot, record in self.sections.get(section, ())
-            if start <= slot < start + count
+            _U32.pack(slot - start + base) + record[4:] for slot, record in self.rows(section, start, count)
         )
+
+
+def _slot(row: tuple[int, bytes]) -> int:
+    return row[0]
 
 
 @dataclass
@@ -57,7 +66,17 @@ class BtfExt:
 
     func_info: Info = field(default_factory=Info)
     line_info: Info = field(default_factory=Info)
-    core: dict[str, list[CoreRelo]] = field(default_factory=dict)
+    core: Info = field(default_factory=Info)
+    btf: Btf | None = None
+
+    def core_relos(self, section: str, start: int, count: int, base: int) -> list[CoreRelo]:
+        """The relocations of the slots ``[start, start + count)``, moved to begin at ``base``."""
+        out = []
+        for slot, record in self.core.rows(section, start, count):
+            _, type_id, access_off, kind = _CORE.unpack_from(record)
+            assert self.btf is not None
+            out.append(CoreRelo(slot - start + base, type_id, self.btf.string(access_off), kind))
+        return out
 
 
 CORE_KINDS = (
@@ -99,11 +118,11 @@ def parse_btf_ext(data: bytes, btf: Btf, fail: Callable[[str, int | None, str], 
         raise fail(SECTION, 4, f"header of {hdr_len} bytes in a section of {len(data)}")
     fields = _HEADER.unpack(data[: min(hdr_len, _HEADER.size)].ljust(_HEADER.size, b"\0"))
     func_off, func_len, line_off, line_len, core_off, core_len = fields[4:]
-    out = BtfExt()
+    out = BtfExt(btf=btf)
     parts = (
         ("func_info", func_off, func_len, FUNC_INFO_MIN),
         ("line_info", line_off, line_len, LINE_INFO_MIN),
-        ("core_relo", core_off, core_len, CORE_RELO_MIN),
+        ("core", core_off, core_len, CORE_RELO_MIN),
     )
     for name, off, size, minimum in parts:
         if not size:
@@ -112,12 +131,7 @@ def parse_btf_ext(data: bytes, btf: Btf, fail: Callable[[str, int | None, str], 
         if off % 4 or at + size > len(data):
             raise fail(SECTION, at, f"{name} of {size} bytes does not fit in {len(data)}")
         info = _records(data, at, at + size, name, minimum, btf, fail)
-        if name == "core_relo":
-            out.core = {
-                sec: [_core(btf, rec, slot, fail) for slot, rec in v] for sec, v in info.sections.items()
-            }
-        else:
-            setattr(out, name, info)
+        setattr(out, name, info)
     return out
 
 
@@ -155,12 +169,6 @@ def _records(
                 raise fail(SECTION, at, f"{name} offset {offset} is inside an instruction")
             rows.append((offset // 8, data[at : at + rec_size]))
             at += rec_size
+    for rows in out.sections.values():
+        rows.sort(key=_slot)
     return out
-
-
-def _core(btf: Btf, record: bytes, slot: int, fail: Callable[[str, int | None, str], ElfError]) -> CoreRelo:
-    _, type_id, access_off, kind = _CORE.unpack_from(record)
-    try:
-        return CoreRelo(slot, type_id, btf.string(access_off), kind)
-    except BtfError as error:
-        raise fail(SECTION, None, f"core_relo: {error.reason}") from None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from .elf import ElfError, ElfFile, read_file
@@ -84,7 +85,7 @@ def parse_image(data: bytes, path: str) -> Image:
     if not segments:
         raise elf.fail("", None, "no segment to load")
     segments.sort(key=lambda s: s.vaddr)
-    for low, high in zip(segments, segments[1:], strict=False):
+    for low, high in pairwise(segments):
         if (low.vaddr + low.memsz - 1) // PAGE_SIZE >= high.vaddr // PAGE_SIZE:
             raise elf.fail("", None, f"segments at {low.vaddr:#x} and {high.vaddr:#x} share a page")
     if not any(s.flags & PF_X and s.vaddr <= elf.entry < s.vaddr + len(s.data) for s in segments):

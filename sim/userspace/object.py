@@ -9,6 +9,7 @@ references to maps by name, maps, BTF as it is uploaded, license. Whatever is wr
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,12 +236,10 @@ class _Object:
             if rel.offset % BPF_INSN_SIZE:
                 raise self.elf.fail(section.name, rel.offset, "relocation inside an instruction")
             relocs[rel.offset // BPF_INSN_SIZE] = rel
+        slots = sorted(relocs)
         for function in functions:
-            function.relocs = {
-                slot - function.start: rel
-                for slot, rel in relocs.items()
-                if function.start <= slot < function.end
-            }
+            low, high = bisect_left(slots, function.start), bisect_left(slots, function.end)
+            function.relocs = {slot - function.start: relocs[slot] for slot in slots[low:high]}
 
     def _program(self, function: Function, linker: Linker, ext: BtfExt) -> ProgSpec:
         linked = linker.link(function)

@@ -164,11 +164,7 @@ class Linker:
         span = (function.section, function.start, len(function.insns), base)
         out.func_info += self._ext.func_info.select(*span)
         out.line_info += self._ext.line_info.select(*span)
-        out.core += [
-            CoreRelo(relo.insn - function.start + base, relo.type_id, relo.access, relo.kind)
-            for relo in self._ext.core.get(function.section, ())
-            if function.start <= relo.insn < function.end
-        ]
+        out.core += self._ext.core_relos(*span)
         return base
 
     def _bad(self, function: Function, slot: int, cause: str) -> ElfError:

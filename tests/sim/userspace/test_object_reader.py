@@ -222,6 +222,55 @@ def test_section_names_give_types(section: str, autoload: bool, prog_type: bpf_p
     assert prog.target == ("do_unlinkat" if "/" in section else "")
 
 
+def test_debug_and_core_records_move_with_their_function() -> None:
+    writer = ObjectWriter()
+    code = program(BPF_CALL_REL(-1), BPF_EXIT_INSN())
+    xdp = writer.section("xdp", encode(code), AX)
+    text = writer.section(".text", encode([*RETURN_0, *RETURN_0]), AX)
+    writer.symbol("main", xdp, 0, 16)
+    writer.symbol("first", text, 0, 16)
+    writer.reloc(xdp, 0, writer.symbol("second", text, 16, 16), 10)
+    btf = BtfWriter()
+    btf.int()
+    xdp_name, text_name, access = btf.name("xdp"), btf.name(".text"), btf.name("0:2")
+
+    def info(size: int, *sections: tuple[int, list[tuple[int, ...]]]) -> bytes:
+        out = struct.pack("<I", size)
+        for name, rows in sections:
+            out += struct.pack("<II", name, len(rows))
+            out += b"".join(struct.pack(f"<{size // 4}I", *row) for row in rows)
+        return out
+
+    # Rows out of order, and of a function that is not part of the program.
+    funcs = info(8, (xdp_name, [(0, 11)]), (text_name, [(16, 13), (0, 12)]))
+    lines = info(16, (text_name, [(24, 0, 0, 5), (16, 0, 0, 4), (8, 0, 0, 3)]))
+    core = info(16, (text_name, [(24, 1, access, 0), (0, 1, access, 2)]))
+    spans = (0, len(funcs), len(funcs), len(lines), len(funcs) + len(lines), len(core))
+    ext = struct.pack("<HBBI6I", 0xEB9F, 1, 0, 32, *spans) + funcs + lines + core
+    writer.section(".BTF", btf.build())
+    writer.section(".BTF.ext", ext)
+    prog = parse(writer).programs["main"]
+    assert [s.name for s in prog.subprogs] == ["main", "second"]
+    assert list(struct.iter_unpack("<II", prog.func_info)) == [(0, 11), (2, 13)]
+    assert list(struct.iter_unpack("<4I", prog.line_info)) == [(2, 0, 0, 4), (3, 0, 0, 5)]
+    assert [tuple(vars(relo).values()) for relo in prog.core] == [(3, 1, "0:2", 0)]
+
+    for at, value, words in (
+        (0, 0xEB9E, "magic 0xeb9e"),
+        (4, 4096, "header of 4096 bytes"),
+        (12, 4096, "func_info of 4096 bytes does not fit"),
+        (32, 4, "record size 4 is below 8"),
+        (40, 99, "99 func_info records do not fit"),
+        (36, 1 << 20, "Invalid name_offset"),
+        (44, 3, "offset 3 is inside an instruction"),
+    ):
+        damaged = bytearray(ext)
+        struct.pack_into("<H" if at == 0 else "<I", damaged, at, value)
+        writer.sections[-1].data = bytes(damaged)
+        error = refused(writer.build())
+        assert (error.section, words in error.cause) == (".BTF.ext", True), error
+
+
 # Maps
 
 
