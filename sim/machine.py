@@ -219,9 +219,10 @@ class Machine:
         row = self._functions[number]
         return row.impl(self.kernel, *args[: row.nargs])
 
-    def left(self, number: int, args: Sequence[int], stack: int) -> int:
+    def left(self, number: int, args: Sequence[int]) -> int:
         """A leaving function's stub was called; the CPU run has ended for it."""
-        return self.leaf(number, args)
+        row = self._functions[number]
+        return row.impl(self.kernel, *args[: row.nargs])
 
     def kernel_fault(self, rip: int, addr: int | None) -> Fixup | None:
         """A page fault in kernel mode: the exception table's answer."""

@@ -2,12 +2,21 @@
 # Ways between the machine's Python side and emulated text. Everything is handed over in the mailbox,
 # a block of kernel data at SYM_mailbox; MB_* are offsets into it. A `hlt` in here ends the CPU run.
 
-# Call MB_TARGET(MB_ARG0..5) on the stack MB_STACK; the result goes to MB_RESULT.
+# Call MB_TARGET(MB_ARG0..5) on the stack MB_STACK (aligned to 16); the result goes to MB_RESULT. The
+# registers that belong to the interrupted code lie in one row under MB_STACK, so that the machine can
+# put them back when the call ends in an exception instead (sim/hardware/cpu.py names the order).
 ENTRY(__call_from_model)
 	movabs r11, SYM_mailbox
 	mov rax, rsp
 	mov rsp, [r11 + MB_STACK]
 	push rax
+	push rbp
+	push rbx
+	push r12
+	push r13
+	push r14
+	push r15
+	sub rsp, 8
 	mov rdi, [r11 + MB_ARG0]
 	mov rsi, [r11 + MB_ARG1]
 	mov rdx, [r11 + MB_ARG2]
@@ -15,6 +24,13 @@ ENTRY(__call_from_model)
 	mov r8, [r11 + MB_ARG4]
 	mov r9, [r11 + MB_ARG5]
 	call qword ptr [r11 + MB_TARGET]
+	add rsp, 8
+	pop r15
+	pop r14
+	pop r13
+	pop r12
+	pop rbx
+	pop rbp
 	pop rsp
 	movabs r11, SYM_mailbox
 	mov [r11 + MB_RESULT], rax
@@ -107,4 +123,18 @@ ENTRY(__x86_return_thunk)
 # The address that helper calls are relative to; never called (kernel/bpf/core.c).
 ENTRY(__bpf_call_base)
 	xor eax, eax
+	RET
+
+# void native_cpuid(u32 leaf, u32 subleaf, u32 out[4]): eax, ebx, ecx, edx as the CPU model has them.
+ENTRY(native_cpuid)
+	push rbx
+	mov r8, rdx
+	mov eax, edi
+	mov ecx, esi
+	cpuid
+	mov [r8], eax
+	mov [r8 + 4], ebx
+	mov [r8 + 8], ecx
+	mov [r8 + 12], edx
+	pop rbx
 	RET

@@ -9,9 +9,11 @@ kernel code in Python may freely call emulated text again; only leaf functions r
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +23,7 @@ from .address_map import GDT, KERNEL_CS, KERNEL_DS, KERNEL_TEXT, PAGE_SIZE, USER
 from .guest_fault import GuestFault
 from .memory import KernelMemory, PhysicalMemory
 from .paging import PageTables
-from .unicorn_api import ENGINE_ERRORS, GPRS, RawEngine, RegisterSet
+from .unicorn_api import ENGINE_ERRORS, FPU_REGS, GPRS, INVALID_INSTRUCTION, RawEngine, RegisterSet
 from .watchdog import Watchdog
 
 _FIELDS = (
@@ -50,9 +52,8 @@ TEXT_CONSTANTS = MAILBOX_OFFSETS | {
 
 _CR0 = 0x8001_0033  # PG | WP | NE | ET | MP | PE
 _CR4_TSD = 1 << 2  # rdtsc is privileged: the host's counter is not for guests
-_CR4 = (
-    _CR4_TSD | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 20 | 1 << 21
-)  # PAE PGE OSFXSR OSXMMEXCPT SMEP SMAP
+_CR4_OTHERS = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 20 | 1 << 21  # PAE PGE OSFXSR OSXMMEXCPT SMEP SMAP
+_CR4 = _CR4_TSD | _CR4_OTHERS
 _EFER = 0xD01  # NXE | LMA | LME | SCE
 
 _VECTORS = {
@@ -73,17 +74,31 @@ _VECTORS = {
     17: "alignment check",
     19: "SIMD floating-point error",
 }
-PAGE_FAULT, GENERAL_PROTECTION, DOUBLE_FAULT = 14, 13, 8
+PAGE_FAULT, GENERAL_PROTECTION, DOUBLE_FAULT, INVALID_OPCODE = 14, 13, 8, 6
+RDRAND = 256
+"""Not an exception: a guest is about to execute ``rdrand`` or ``rdseed``, see :meth:`Cpu.trap_user_code`."""
+
+RUNAWAY = "runaway guest (budget used up)"
 
 _CALL = struct.Struct("<6Q8xQQ")  # ARG0..ARG5, (NUMBER), TARGET, STACK
 _ARGS = struct.Struct("<7Q")  # ARG0..ARG5, NUMBER
 _WORD = struct.Struct("<Q")
 _RESULT_REASON = struct.Struct("<QQ")
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
+_HLT = b"\xf4"
+_BLOCKS_KEPT = 16
+_RECORDED_INSTRUCTIONS = 256
+"""How much longer a counted run goes on with its basic blocks noted."""
+_RDRAND_CODE = re.compile(rb"[\x66\xf2\xf3\x40-\x4f]*\x0f\xc7[\xf0-\xff]")
+_MAX_PREFIXES = 12
+# Leaf -> register (as in the instruction's order eax, ebx, ecx, edx) and the bits that guests must not see.
+_HIDDEN_FEATURES = {1: (2, 1 << 30), 7: (1, 1 << 18)}  # RDRAND, RDSEED
 
 KERNEL_REGS = (*GPRS, "rip", "rflags", "rsp")
 USER_REGS = (*KERNEL_REGS, "fs_base")
-XMM_COUNT = 16
+_SAVED_BY_CALL = ("r15", "r14", "r13", "r12", "rbx", "rbp", "rsp")
+"""What __call_from_model keeps under the new stack's top, from low addresses to high."""
+_NO_FPU = tuple(half for register in FPU_REGS for half in (register.initial, 0))
 _FLAGS_KEPT = 0xCD5  # the arithmetic flags and DF: what a user may carry back in
 _FLAGS_SET = 0x202
 
@@ -99,7 +114,7 @@ class TrapHandler(Protocol):
     """The kernel, as the CPU sees it."""
 
     def leaf(self, number: int, args: Sequence[int]) -> int: ...
-    def left(self, number: int, args: Sequence[int], stack: int) -> int: ...
+    def left(self, number: int, args: Sequence[int]) -> int: ...
     def kernel_fault(self, rip: int, addr: int | None) -> Fixup | None: ...
     def symbolise(self, addr: int) -> str: ...
 
@@ -108,17 +123,17 @@ class TrapHandler(Protocol):
 class UserState:
     """Everything a thread owns in the CPU while it is not running; plain data.
 
-    ``regs`` holds USER_REGS in order, ``xmm`` two 64-bit halves for each of the 16 registers.
+    ``regs`` holds USER_REGS in order, ``fpu`` two 64-bit halves for each of FPU_REGS.
     """
 
     regs: list[int]
-    xmm: list[int]
+    fpu: list[int]
 
     @classmethod
     def start(cls, rip: int, rsp: int) -> UserState:
         """A thread about to execute its first instruction."""
         regs = dict.fromkeys(USER_REGS, 0) | {"rip": rip, "rsp": rsp, "rflags": _FLAGS_SET}
-        return cls([regs[name] for name in USER_REGS], [0] * (2 * XMM_COUNT))
+        return cls([regs[name] for name in USER_REGS], list(_NO_FPU))
 
     def get(self, name: str) -> int:
         return self.regs[USER_REGS.index(name)]
@@ -154,11 +169,20 @@ class Cpu:
         self._memory = memory
         self._mailbox = mailbox
         self._mb = mailbox_phys
+        self._mb_result = mailbox_phys + MAILBOX_OFFSETS["MB_RESULT"]
         self._raw = RawEngine(ram.addr, ram.size)
         self._kernel_regs = RegisterSet(self._raw, KERNEL_REGS)
-        self._user_regs = RegisterSet(self._raw, USER_REGS, XMM_COUNT)
+        self._user_regs = RegisterSet(self._raw, USER_REGS, FPU_REGS)
+        self._call_regs = RegisterSet(self._raw, _SAVED_BY_CALL)
         self._contexts: list[Any] = []
         self._generation = tables.generation
+        self._code_generation = tables.code_generation
+        self._in_leaf = False
+        self._budget = 0
+        self._counted_out = False
+        self._user_root = 0
+        self._trapped: set[tuple[int, int]] = set()
+        self._cpuid: dict[int, tuple[int, ...]] = {}
         self._stop: tuple[str, int] | None = None
         self._raised: BaseException | None = None
         self._stack = 0
@@ -166,8 +190,9 @@ class Cpu:
         self._trap: TrapHandler
         self.this_cpu = 0
         self.depth = 0
-        self.blocks: deque[int] = deque(maxlen=flight_recorder or 1)
-        self._watchdog = Watchdog(self._raw.stop, watchdog_seconds)
+        self.blocks: deque[int] = deque(maxlen=flight_recorder or _BLOCKS_KEPT)
+        """Where the last basic blocks began, when they are recorded (newest last)."""
+        self._watchdog = Watchdog(self._raw.stopper(), watchdog_seconds)
         self._recording = bool(flight_recorder)
 
     # Power and wiring
@@ -205,6 +230,16 @@ class Cpu:
         if self._recording:
             raw.hook_block(self.blocks.append)
         raw.forget_all_code()
+        self._hide_features(boot_stack)
+
+    def _hide_features(self, stack: int) -> None:
+        """CPUID without the instructions that would give a guest the host's randomness."""
+        out = stack - 4096
+        for leaf in _HIDDEN_FEATURES:
+            self.call(self._entry["native_cpuid"], leaf, 0, out, stack=stack)
+            self._cpuid[leaf] = struct.unpack("<4I", self._memory.read(out, 16))
+        self._raw.hook_cpuid(self._on_cpuid)
+        self._raw.forget_all_code()
 
     def close(self) -> None:
         """Stop the watchdog and free the engine."""
@@ -259,17 +294,74 @@ class Cpu:
     # Callbacks inside a run
 
     def _on_leaf(self, _addr: int) -> None:
+        self._in_leaf = True
         try:
             *args, number = _ARGS.unpack_from(self._view, self._mb)
             result = self._trap.leaf(number, args) & _MASK
-            _WORD.pack_into(self._view, self._mb + MAILBOX_OFFSETS["MB_RESULT"], result)
+            _WORD.pack_into(self._view, self._mb_result, result)
         except BaseException as error:
             self._raised = error
             self._raw.stop()
+        finally:
+            self._in_leaf = False
 
     def _on_interrupt(self, vector: int) -> None:
         self._stop = ("exception", vector)
         self._raw.stop()
+
+    def _on_cpuid(self) -> int:
+        leaf, subleaf = self._raw.reg("rax") & 0xFFFF_FFFF, self._raw.reg("rcx") & 0xFFFF_FFFF
+        hidden = _HIDDEN_FEATURES.get(leaf)
+        if hidden is None or (leaf == 7 and subleaf):
+            return 0
+        values = list(self._cpuid[leaf])
+        values[hidden[0]] &= ~hidden[1]
+        for name, value in zip(("rax", "rbx", "rcx", "rdx"), values, strict=True):
+            self._raw.set_reg(name, value)
+        return 1
+
+    def _on_random(self, addr: int) -> None:
+        if _RDRAND_CODE.match(self._user_bytes(addr, 15)) and self._raw.reg("cs") == USER_CS:
+            self._stop = ("exception", RDRAND)
+            self._raw.stop()
+
+    def _user_bytes(self, addr: int, size: int) -> bytes:
+        """Code of the running thread, as far as it is mapped."""
+        out = bytearray()
+        for at in range(addr, addr + size):
+            walk = self._tables.walk(self._user_root, at)
+            if walk is None or walk.phys >= len(self._view):
+                break
+            out.append(self._view[walk.phys])
+        return bytes(out)
+
+    def trap_user_code(self, addr: int, code: bytes) -> None:
+        """Leave ring 3 before each ``rdrand`` and ``rdseed`` in ``code`` (mapped at ``addr``): they would
+        read the host's random numbers, and the engine can neither forbid nor replace them."""
+        for found in re.finditer(rb"\x0f\xc7[\xf0-\xff]", code):
+            span = (addr + found.start() - _MAX_PREFIXES, addr + found.start())
+            if span not in self._trapped:
+                self._trapped.add(span)
+                self._raw.hook_code(self._on_random, *span)
+                self._raw.forget_all_code()
+
+    @contextmanager
+    def repeating(self, budget: int) -> Iterator[None]:
+        """Runs inside are those of a repetition: ended after ``budget`` instructions instead of by the
+        watchdog, so at the same instruction each time, with the last basic blocks noted."""
+        hook = 0 if budget or self._recording else self._raw.hook_block(self.blocks.append)
+        self.blocks.clear()
+        self._budget = budget
+        self._raw.forget_all_code()
+        try:
+            yield
+        finally:
+            self._budget = 0
+            if hook:
+                self._raw.unhook(hook)
+            self._raw.forget_all_code()
+            if not self._recording:
+                self.blocks.clear()
 
     def _on_syscall(self) -> None:
         self._stop = ("syscall", 0)
@@ -283,6 +375,8 @@ class Cpu:
         ``stack`` is where its frames begin (16-byte aligned below); by default right under the code
         that called into Python, or the top given by :meth:`on_stack`.
         """
+        if self._in_leaf:
+            raise RuntimeError("a leaf function cannot call emulated text: register it as leaving")
         sp = (self._stack if stack is None else stack) & ~15
         padded = (*args, 0, 0, 0, 0, 0, 0)
         _CALL.pack_into(self._view, self._mb, *(arg & _MASK for arg in padded[:6]), addr, sp)
@@ -290,9 +384,20 @@ class Cpu:
         self.depth += 1
         try:
             return self._run(self._entry["__call_from_model"])
+        except BaseException:
+            self._recover()
+            if self.depth > 1:
+                self._reinstate(sp)
+            raise
         finally:
             self.depth -= 1
             self._stack = outer
+
+    def _reinstate(self, sp: int) -> None:
+        """After a nested call ended in an exception: give the interrupted code its registers back, so
+        that a kernel function that handles the exception can return to it."""
+        size = 8 * len(_SAVED_BY_CALL)
+        self._call_regs.write(struct.unpack(f"<{len(_SAVED_BY_CALL)}Q", self._memory.read(sp - size, size)))
 
     @property
     def stack_pointer(self) -> int:
@@ -305,48 +410,88 @@ class Cpu:
         return previous
 
     def _start(self, rip: int) -> int:
-        if self._generation != self._tables.generation:
-            self._generation = self._tables.generation
+        tables = self._tables
+        if self._generation != tables.generation:
+            self._generation = tables.generation
             self._raw.flush_tlb()
+        if self._code_generation != tables.code_generation:
+            self._code_generation = tables.code_generation
+            self._raw.forget_all_code()
+        self._stop = None
+        _WORD.pack_into(self._view, self._mb_result + 8, 0)
+        if self._budget:
+            return self._start_counted(rip)
         self._watchdog.arm()
         try:
-            return self._raw.start(rip)
+            return self._noted(self._raw.start(rip))
         finally:
             self._watchdog.disarm()
 
+    def _noted(self, error: int) -> int:
+        """unicorn tells an undefined instruction by its result and not by the exception hook."""
+        if error == INVALID_INSTRUCTION and self._stop is None:
+            self._stop = ("exception", INVALID_OPCODE)
+            return 0
+        return error
+
+    def _start_counted(self, rip: int) -> int:
+        """A run of a repetition: at most ``_budget`` instructions, then a few more whose blocks are noted."""
+        raw = self._raw
+        self._counted_out = False
+        raw.forget_all_code()
+        error = self._noted(raw.start(rip, self._budget))
+        if not error and self._ended_by_count():
+            hook = raw.hook_block(self.blocks.append)
+            raw.forget_all_code()
+            error = self._noted(raw.start(raw.reg("rip"), _RECORDED_INSTRUCTIONS))
+            raw.unhook(hook)
+            self._counted_out = not error and self._ended_by_count()
+        raw.forget_all_code()
+        return error
+
+    def _ended_by_count(self) -> bool:
+        """A counted run ended with nothing to show for it."""
+        if self._stop is not None or self._raised is not None or self._reason():
+            return False
+        try:
+            return self._memory.read(self._raw.reg("rip") - 1, 1) != _HLT
+        except MemoryFault:
+            return True
+
+    def _reason(self) -> int:
+        reason: int = _WORD.unpack_from(self._view, self._mb_result + 8)[0]
+        return reason
+
     def _run(self, rip: int) -> int:
         """The run loop for kernel mode: until __call_from_model returns."""
-        reason_at = self._mb + MAILBOX_OFFSETS["MB_RESULT"]
         while True:
-            self._stop = None
-            _WORD.pack_into(self._view, reason_at + 8, 0)
             error = self._start(rip)
-            if self._raised is not None:
-                raised, self._raised = self._raised, None
-                self._recover()
-                raise raised
+            self._raise_pending()
             if self._stop is not None:
                 rip = self._kernel_stop(*self._stop)
                 continue
-            result, reason = _RESULT_REASON.unpack_from(self._view, reason_at)
+            result, reason = _RESULT_REASON.unpack_from(self._view, self._mb_result)
             if reason == REASON_RETURNED:
                 return int(result)
             if reason != REASON_LEFT:
                 raise self._wild(error)
             rip = self._leave()
 
+    def _raise_pending(self) -> None:
+        """Raise what a callback inside the run raised."""
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
+
     def _leave(self) -> int:
         *args, number = _ARGS.unpack_from(self._view, self._mb)
         outer = self._stack
         (self._stack,) = _WORD.unpack_from(self._view, self._mb + MAILBOX_OFFSETS["MB_STACK"])
         try:
-            result = self._trap.left(number, args, self._stack)
-        except BaseException:
-            self._recover()
-            raise
+            result = self._trap.left(number, args)
         finally:
             self._stack = outer
-        _WORD.pack_into(self._view, self._mb + MAILBOX_OFFSETS["MB_RESULT"], result & _MASK)
+        _WORD.pack_into(self._view, self._mb_result, result & _MASK)
         return self._entry["__leave_resume"]
 
     def _recover(self) -> None:
@@ -380,15 +525,15 @@ class Cpu:
         self._memory.write(at, struct.pack("<21Q", *regs[:count], orig_ax, rip, cs, flags, rsp, ss))
 
     def _wild(self, error: int) -> GuestFault:
+        """A run that ended for no reason of the kernel's."""
         regs = self.registers()
-        if self._watchdog.fired():
-            kind = "runaway guest (time budget used up)"
-        else:
-            kind = (
-                "unexpected hlt" if not error else f"engine stopped: {ENGINE_ERRORS.get(error, str(error))}"
-            )
         self._recover()
-        return self._fault(kind, regs, None, user=False)
+        return self._fault(self._why(error), regs, None, user=False)
+
+    def _why(self, error: int) -> str:
+        if self._counted_out or self._watchdog.fired():
+            return RUNAWAY
+        return f"engine stopped: {ENGINE_ERRORS.get(error, str(error))}" if error else "unexpected hlt"
 
     def _fault(self, kind: str, regs: Mapping[str, int], addr: int | None, user: bool) -> GuestFault:
         describe = self._trap.symbolise
@@ -399,7 +544,7 @@ class Cpu:
             addr,
             regs,
             tuple(describe(at) for at in self._return_addresses(regs, user)),
-            tuple(describe(at) for at in self.blocks) if self._recording else (),
+            tuple(describe(at) for at in self.blocks),
         )
 
     def _return_addresses(self, regs: Mapping[str, int], user: bool) -> list[int]:
@@ -427,45 +572,40 @@ class Cpu:
         ``pt_regs`` is where its saved registers lie on its kernel stack (struct pt_regs, as in Linux).
         Raises GuestFault when the watchdog ends the run.
         """
-        names = len(KERNEL_REGS)
-        flags = names - 2
+        flags = USER_REGS.index("rflags")
         state.regs[flags] = (state.regs[flags] & _FLAGS_KEPT) | _FLAGS_SET
         self._write_pt_regs(pt_regs, state.regs, USER_CS, USER_DS)
-        kernel = self._kernel_regs.read()
-        self._user_regs.write([*kernel, state.regs[-1], *state.xmm])
+        # ret_to_user takes the general registers from pt_regs; only the others are set from here.
+        self._user_regs.write([*self._kernel_regs.read(), state.get("fs_base"), *state.fpu])
         self._put("MB_STACK", pt_regs)
         self._put("MB_CR3", cr3)
-        self._stop = None
+        self._user_root = cr3
         error = self._start(self._entry["ret_to_user"])
         values = self._user_regs.read()
         cr2 = self._raw.reg("cr2")
         self._recover()
         self._raw.set_reg("cr3", self._tables.kernel_root)
         state.regs[:] = values[: len(USER_REGS)]
-        state.xmm[:] = values[len(USER_REGS) :]
+        state.fpu[:] = values[len(USER_REGS) :]
         self._write_pt_regs(pt_regs, state.regs, USER_CS, USER_DS, orig_ax=state.get("rax"))
-        if self._raised is not None:
-            raised, self._raised = self._raised, None
-            raise raised
-        regs = dict(zip(USER_REGS, state.regs, strict=True))
+        self._raise_pending()
         if self._stop is None:
-            runaway = self._watchdog.fired()
-            why = f"engine stopped: {ENGINE_ERRORS.get(error, str(error))}"
-            raise self._fault(
-                "runaway guest (time budget used up)" if runaway else why, regs, None, user=True
-            )
+            raise self._fault(self._why(error), self._named(state), None, user=True)
         what, vector = self._stop
         if what == "syscall":
-            return UserStop(syscall=True)
-        return UserStop(
-            False, vector, cr2, self._fault_kind(cr3, cr2, state.get("rip")) if vector == 14 else ""
-        )
+            return UserStop(True)
+        if vector != PAGE_FAULT:
+            return UserStop(False, vector)
+        return UserStop(False, vector, cr2, self._fault_kind(cr3, cr2, state.get("rip")))
+
+    @staticmethod
+    def _named(state: UserState) -> dict[str, int]:
+        return dict(zip(USER_REGS, state.regs, strict=True))
 
     def user_fault(self, stop: UserStop, state: UserState) -> GuestFault:
         """The GuestFault for a user exception that the kernel did not resolve."""
         name = _VECTORS.get(stop.vector, f"vector {stop.vector}")
-        regs = dict(zip(USER_REGS, state.regs, strict=True))
-        return self._fault(name, regs, stop.addr if stop.vector == PAGE_FAULT else None, user=True)
+        return self._fault(name, self._named(state), stop.addr if stop.vector == PAGE_FAULT else None, user=True)
 
     def _fault_kind(self, root: int, addr: int, rip: int) -> str:
         """read, write or fetch, found by walking (the engine tells no error code)."""

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Physical memory: one private host mapping that the emulated CPU and Python share.
 
-The mapping is copy-on-write over a memory file. A snapshot writes the used pages to a new file and maps
-that; restoring maps the file again, which drops every page written since (about 30 microseconds).
+The mapping is copy-on-write over a memory file. A snapshot keeps the file and a copy of the pages written
+since it was mapped; restoring maps the file again, which drops every later write, and puts those back.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
+from array import array
+from collections.abc import Iterator, Sequence
 
 from kernel_model.errors import MemoryFault
 
@@ -38,21 +41,44 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
-class MemoryImage:
-    """A frozen copy of physical memory, kept in a memory file until closed or collected."""
+_PRESENT, _SWAPPED, _FILE_OR_SHARED = 1 << 63, 1 << 62, 1 << 61
+_REBASE_PAGES = 512
+"""A snapshot that finds more changed pages than this writes them to a new file and maps that."""
 
-    def __init__(self, fd: int, used: int) -> None:
-        self.fd = fd
-        self.used = used
 
-    def close(self) -> None:
-        """Release the file."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+class _BackingFile:
+    """A memory file that holds RAM's contents at some moment; closed when nothing refers to it."""
+
+    def __init__(self, size: int) -> None:
+        self.fd = os.memfd_create("bpfsim-ram")
+        os.ftruncate(self.fd, size)
 
     def __del__(self) -> None:
-        self.close()
+        os.close(self.fd)
+
+    def pages(self, limit: int) -> Iterator[int]:
+        """Addresses of the pages below ``limit`` that may hold something else than zero."""
+        at = 0
+        while at < limit:
+            try:
+                at = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return
+            end = os.lseek(self.fd, at, os.SEEK_HOLE)
+            yield from range(at & -PAGE_SIZE, min(end, limit), PAGE_SIZE)
+            at = end
+
+
+class MemoryImage:
+    """A frozen copy of physical memory: a file that may be shared with other images, and what changed
+    since. It lives as long as something refers to it."""
+
+    def __init__(self, base: _BackingFile, changed: Sequence[int], contents: bytes) -> None:
+        self.base = base
+        self.changed = changed
+        self.contents = contents
 
 
 class PhysicalMemory:
@@ -62,50 +88,83 @@ class PhysicalMemory:
         if size % PAGE_SIZE:
             raise ValueError(f"RAM size {size} is no multiple of {PAGE_SIZE}")
         self.size = size
-        self._fd = self._new_file()
+        self._base: _BackingFile | None = _BackingFile(size)
         self.addr = self._map(None)
         self._buffer = (ctypes.c_ubyte * size).from_address(self.addr)
         self.view = memoryview(self._buffer).cast("B")
 
-    def _new_file(self) -> int:
-        fd = os.memfd_create("bpfsim-ram")
-        os.ftruncate(fd, self.size)
-        return fd
-
     def _map(self, at: int | None) -> int:
+        assert self._base is not None
         flags = mmap.MAP_PRIVATE | _MAP_NORESERVE | (_MAP_FIXED if at is not None else 0)
-        addr = _LIBC.mmap(at, self.size, _RW, flags, self._fd, 0)
+        addr = _LIBC.mmap(at, self.size, _RW, flags, self._base.fd, 0)
         if addr in (None, _MAP_FAILED):
             raise OSError(ctypes.get_errno(), "cannot map the machine's RAM")
         return int(addr)
 
     def close(self) -> None:
         """Unmap; the object and every view taken from it must not be used afterwards."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._base is not None:
+            self._base = None
             self.view.release()
             _LIBC.munmap(self.addr, self.size)
 
+    def _changed(self, limit: int) -> list[int]:
+        """Addresses of the pages below ``limit`` that were written since the file was mapped.
+
+        The host's page map tells: a page of a private mapping that was written is the process's own and
+        no longer the file's. Where it may not be read, every page counts as written.
+        """
+        count = -(-limit // PAGE_SIZE)
+        entries = array("Q")
+        try:
+            with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+                pagemap.seek(self.addr // PAGE_SIZE * 8)
+                entries.frombytes(pagemap.read(8 * count))
+        except OSError:
+            return list(range(0, count * PAGE_SIZE, PAGE_SIZE))
+        return [
+            index * PAGE_SIZE
+            for index, entry in enumerate(entries)
+            if entry >= _SWAPPED and not entry & _FILE_OR_SHARED
+        ]
+
     def snapshot(self, used: int) -> MemoryImage:
         """Freeze the first ``used`` bytes (nothing above was ever written)."""
-        fd = self._new_file()
-        done = 0
-        while done < used:
-            done += os.pwrite(fd, self.view[done:used], done)
-        return MemoryImage(fd, used)
+        assert self._base is not None
+        changed = self._changed(used)
+        if len(changed) > _REBASE_PAGES:
+            self._rebase(changed, used)
+            changed = []
+        view = self.view
+        contents = b"".join([view[at : at + PAGE_SIZE] for at in changed])
+        return MemoryImage(self._base, changed, contents)
+
+    def _rebase(self, changed: Sequence[int], used: int) -> None:
+        """Write the contents to a new file and map that, so that nothing counts as changed."""
+        assert self._base is not None
+        pages = sorted({*changed, *self._base.pages(used)})
+        base = _BackingFile(self.size)
+        for first, end in _runs(pages):
+            done = first
+            while done < end:
+                done += os.pwrite(base.fd, self.view[done:end], done)
+        self._base = base
+        self._map(self.addr)
 
     def restore(self, image: MemoryImage) -> None:
         """Make the memory what it was when ``image`` was taken."""
-        os.close(self._fd)
-        self._fd = os.dup(image.fd)
+        self._base = image.base
         self._map(self.addr)
+        contents = memoryview(image.contents)
+        for index, at in enumerate(image.changed):
+            self.view[at : at + PAGE_SIZE] = contents[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
 
     def save_pages(self, used: int) -> dict[int, bytes]:
         """The non-zero pages below ``used`` by physical address: the portable form of the contents."""
+        assert self._base is not None
         zero = bytes(PAGE_SIZE)
         pages = {}
-        for at in range(0, used, PAGE_SIZE):
+        for at in sorted({*self._changed(used), *self._base.pages(used)}):
             page = bytes(self.view[at : at + PAGE_SIZE])
             if page != zero:
                 pages[at] = page
@@ -115,6 +174,19 @@ class PhysicalMemory:
         """Fill fresh memory with what :meth:`save_pages` gave."""
         for at, page in pages.items():
             self.view[at : at + PAGE_SIZE] = page
+
+
+def _runs(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending page addresses as ``[first, end)`` ranges without holes."""
+    first = end = -1
+    for at in pages:
+        if at != end:
+            if end > 0:
+                yield first, end
+            first = at
+        end = at + PAGE_SIZE
+    if end > 0:
+        yield first, end
 
 
 class KernelMemory:

@@ -42,6 +42,8 @@ class PageTables:
         self._alloc = alloc_frame
         self._free = free_frame
         self.generation = 0
+        self.code_generation = 0
+        """Moves when user code appears at, or goes from, a page: what was translated there is stale."""
         self.kernel_root = 0
 
     def release(self) -> None:
@@ -76,7 +78,14 @@ class PageTables:
     def map_page(
         self, root: int, addr: int, phys: int, writable: bool, user: bool = False, executable: bool = False
     ) -> None:
-        """Map the 4 KiB page at ``addr`` (replacing what was there)."""
+        """Map the 4 KiB page at ``addr`` (replacing what was there).
+
+        ValueError for a page that would be writable and executable.
+        """
+        if writable and executable:
+            raise ValueError(f"page {addr:#x} cannot be both writable and executable")
+        if executable and user:
+            self.code_generation += 1
         at = self._leaf(root, addr, 12, user)
         flags = PRESENT | (WRITE if writable else 0) | (USER if user else 0) | (0 if executable else NX)
         self._set(at, phys | flags)

@@ -9,8 +9,9 @@ classes.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import unicorn
 from unicorn import unicorn_const as uc_const
@@ -48,6 +49,27 @@ _IDS = {
     name: getattr(x86, f"UC_X86_REG_{name.upper()}")
     for name in (*GPRS, "rsp", "rip", "rflags", "cr2", "cr3", "fs_base", "gs_base", "cs", "ss")
 }
+
+
+class WideRegister(NamedTuple):
+    """A register of up to 16 bytes, kept as two 64-bit halves; ``initial`` is its value after reset."""
+
+    name: str
+    size: int
+    initial: int = 0
+
+
+FPU_REGS = (
+    *(WideRegister(f"xmm{n}", 16) for n in range(16)),
+    *(WideRegister(f"fp{n}", 10) for n in range(8)),
+    WideRegister("fpcw", 2, 0x37F),
+    WideRegister("fpsw", 2),
+    WideRegister("fptag", 2, 0xFFFF),
+    WideRegister("mxcsr", 4, 0x1F80),
+)
+"""What FXSAVE would save: the SSE and x87 state of a thread (the x87 registers by their place)."""
+
+INVALID_INSTRUCTION: int = uc_const.UC_ERR_INSN_INVALID
 ENGINE_ERRORS = {
     value: name.removeprefix("UC_ERR_").lower().replace("_", " ")
     for name, value in vars(uc_const).items()
@@ -58,19 +80,23 @@ ENGINE_ERRORS = {
 class RegisterSet:
     """A fixed list of registers that are read and written in one call each."""
 
-    def __init__(self, engine: RawEngine, names: Sequence[str], xmm: int = 0) -> None:
+    def __init__(
+        self, engine: RawEngine, names: Sequence[str], wide: Sequence[WideRegister] = ()
+    ) -> None:
         self.names = tuple(names)
-        ids = [_IDS[name] for name in names] + [x86.UC_X86_REG_XMM0 + n for n in range(xmm)]
+        ids = [_IDS[name] for name in names]
+        ids += [getattr(x86, f"UC_X86_REG_{register.name.upper()}") for register in wide]
         self._engine = engine
         self._count = len(ids)
         self._ids = (ctypes.c_int * len(ids))(*ids)
-        self._values = (ctypes.c_uint64 * (len(names) + 2 * xmm))()
+        self._values = (ctypes.c_uint64 * (len(names) + 2 * len(wide)))()
         base = ctypes.addressof(self._values)
-        offsets = [8 * n for n in range(len(names))] + [8 * len(names) + 16 * n for n in range(xmm)]
+        offsets = [8 * n for n in range(len(names))]
+        offsets += [8 * len(names) + 16 * n for n in range(len(wide))]
         self._pointers = (ctypes.c_void_p * len(ids))(*(base + off for off in offsets))
 
     def read(self) -> tuple[int, ...]:
-        """The values now, in order (xmm registers as two 64-bit halves each, low first)."""
+        """The values now, in order (wide registers as two 64-bit halves each, low first)."""
         _LIB.uc_reg_read_batch(self._engine.handle, self._ids, self._pointers, self._count)
         return tuple(self._values)
 
@@ -99,10 +125,18 @@ class RawEngine:
         self.uc._Uc__finalizer()
         self._kept.clear()
 
-    def start(self, rip: int) -> int:
-        """Run from ``rip`` until something stops the CPU; unicorn's error number (0: stopped or hlt)."""
-        result: int = _LIB.uc_emu_start(self.handle, rip, 0, 0, 0)
+    def start(self, rip: int, count: int = 0) -> int:
+        """Run from ``rip`` until something stops the CPU; unicorn's error number (0: stopped or hlt).
+
+        ``count`` ends the run after so many instructions (0: no limit). Code that was translated without
+        a count ignores it, and the other way round: forget all code in between.
+        """
+        result: int = _LIB.uc_emu_start(self.handle, rip, 0, 0, count)
         return result
+
+    def stopper(self) -> Callable[[], None]:
+        """:meth:`stop` for another thread, without a reference to this object."""
+        return functools.partial(_LIB.uc_emu_stop, self.handle)
 
     def stop(self) -> None:
         """End the run (from a callback or another thread)."""

@@ -8,18 +8,20 @@ is hopeless, never for anything that a guest can see.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 
 class Watchdog:
     """Calls ``stop`` when one run lasts longer than ``seconds`` of host time (0 turns it off)."""
 
-    def __init__(self, stop: Callable[[], None], seconds: float) -> None:
+    def __init__(self, stop: Callable[[], object], seconds: float) -> None:
         self._stop = stop
         self._seconds = seconds
         self._run = 0
         self._armed = False
         self._fired_run = -1
+        self._firing = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -32,8 +34,10 @@ class Watchdog:
             self._thread.start()
 
     def disarm(self) -> None:
-        """The run has ended."""
+        """The run has ended. A stop that is on its way is waited for: the next run must not meet it."""
         self._armed = False
+        while self._firing:
+            time.sleep(0)
 
     def fired(self) -> bool:
         """Was the last run ended by the watchdog?"""
@@ -53,7 +57,11 @@ class Watchdog:
                 seen, steps = self._run, 0
                 continue
             steps += 1
-            if steps >= 8 and self._armed and self._run == seen:
-                self._fired_run = seen
-                self._stop()
+            if steps >= 8:
+                # Announced before the last look, so that disarm() either is seen here or sees this.
+                self._firing = True
+                if self._armed and self._run == seen:
+                    self._fired_run = seen
+                    self._stop()
+                self._firing = False
                 steps = 0
