@@ -89,7 +89,7 @@ def _or_imm32(reg: int, imm: int) -> Item:
         return f"or {R64[reg]}, {signed}"
     if reg == BPF_REG_0:
         return rax_or_imm32(signed)
-    return group1_imm32("or", NUMBER[reg], R64[reg], signed, True, "imm32_small")
+    return group1_imm32("or", NUMBER[reg], R64[reg], signed)
 
 
 def _cast_user(ctx: Context, insn: Insn) -> Code:

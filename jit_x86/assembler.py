@@ -9,6 +9,11 @@ Intel syntax. Known of keystone 0.9.2: an address without a register (``[0x1000]
 RIP-relative, so such a line is refused here; ``[riz*1 + 0x1000]`` is the absolute form. Instructions
 that it lacks or encodes wrongly (``endbr64``, ``sysretq``, ``nop3`` .. ``nop8``) are taken from
 ``byte_forms.FIXED`` when one stands alone on its line, after a label at most.
+
+Two ways to ask for an encoding that is not the shortest, after the fashion of other assemblers:
+``late(5)`` is the number 5 as a symbol that is defined behind the code, so that keystone takes the form
+that fits any number (32 bits of displacement; no short form for rax); and in a :class:`LineCache`
+a text may begin with ``{disp8}`` to keep a displacement byte of zero.
 """
 
 from __future__ import annotations
@@ -32,6 +37,9 @@ _DEFINED: Final = re.compile(
     r"^\s*([A-Za-z_.$][\w.$]*)\s*:|^\s*\.(?:equ|set)\s+([\w.$]+)|^\s*([A-Za-z_$][\w.$]*)\s*="
 )
 _LABEL: Final = "__bpfsim_line_"
+_LATE: Final = re.compile(r"late\((-?\d+)\)")
+KEEP_DISP8: Final = "{disp8} "
+"""Begins a text whose memory operand ends in ``+0]``, with that displacement encoded in 8 bits."""
 
 
 class AssemblyError(ValueError):
@@ -117,14 +125,25 @@ def _prepare(lines: Iterable[str]) -> list[str]:
     return prepared
 
 
+def _late_name(match: re.Match[str]) -> str:
+    return "__bpfsim_late_" + match[1].replace("-", "minus_")
+
+
+def _with_late(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The lines with late numbers as symbols, and what defines those."""
+    named = [_LATE.sub(_late_name, line) if "late(" in line else line for line in lines]
+    found = {match[0]: match for line in lines if "late(" in line for match in _LATE.finditer(line)}
+    return named, [f".equ {_late_name(match)}, {match[1]}" for match in found.values()]
+
+
 def assemble(text: str, addr: int = 0) -> bytes:
     """The machine code of ``text`` (Intel syntax, labels allowed) when placed at ``addr``.
 
     Raises AssemblyError naming the line at fault.
     """
-    lines = _prepare(text.split("\n"))
+    lines, late = _with_late(_prepare(text.split("\n")))
     try:
-        return _run("\n".join(lines), addr)
+        return _run("\n".join([*lines, *late]), addr)
     except keystone.KsError as error:
         raise _blame(lines, error) from None
 
@@ -139,12 +158,12 @@ def assemble_lines(lines: Sequence[str], addr: int = 0) -> Listing:
     count = len(lines)
     if not count:
         return Listing(b"", (0,))
-    prepared = _prepare(lines)
+    prepared, late = _with_late(_prepare(lines))
     marked = [f"{_LABEL}{index}: {line}" for index, line in enumerate(prepared)]
     # The offsets come from the assembler itself: a table of label differences behind the code.
     table = ",".join(f"{_LABEL}{index}-{_LABEL}0" for index in range(count + 1))
     try:
-        code = _run("\n".join([*marked, f"{_LABEL}{count}:", f".long {table}"]), addr)
+        code = _run("\n".join([*marked, f"{_LABEL}{count}:", f".long {table}", *late]), addr)
     except keystone.KsError as error:
         raise _blame(prepared, error) from None
     offsets = struct.unpack_from(f"<{count + 1}I", code, len(code) - 4 * (count + 1))
@@ -157,6 +176,22 @@ class Relative(NamedTuple):
     mnemonic: str
     disp: int
     size: int
+
+
+def _neighbours(text: str) -> tuple[str, ...]:
+    """What to assemble for ``text``: itself, or with a displacement of 1 and of 2 in the place of 0."""
+    if not text.startswith(KEEP_DISP8):
+        return (text,)
+    bare = text.removeprefix(KEEP_DISP8)
+    if bare.count("+0]") != 1:
+        raise AssemblyError(1, text, "{disp8} needs one memory operand that ends in +0]")
+    return bare.replace("+0]", "+1]"), bare.replace("+0]", "+2]")
+
+
+def _cleared(one: bytes, two: bytes) -> bytes:
+    """The instruction with displacement 0: its neighbours differ in the displacement's byte alone."""
+    (at,) = (index for index, (a, b) in enumerate(zip(one, two, strict=True)) if a != b)
+    return one[:at] + b"\0" + one[at + 1 :]
 
 
 class LineCache:
@@ -182,9 +217,14 @@ class LineCache:
                 # A new dict: an answer given earlier stays whole for whoever holds it.
                 known = self._bytes = {}
                 missing = list(dict.fromkeys(texts))
-            code, offsets = assemble_lines(missing)
-            for index, text in enumerate(missing):
-                known[text] = code[offsets[index] : offsets[index + 1]]
+            lines = [line for text in missing for line in _neighbours(text)]
+            code, offsets = assemble_lines(lines)
+            at = 0
+            for text in missing:
+                count = 2 if text.startswith(KEEP_DISP8) else 1
+                codes = [code[offsets[n] : offsets[n + 1]] for n in range(at, at + count)]
+                known[text] = codes[0] if count == 1 else _cleared(*codes)
+                at += count
         return known
 
     def encode_branches(self, branches: Collection[Relative]) -> dict[Relative, bytes]:

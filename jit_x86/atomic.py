@@ -33,31 +33,26 @@ from kernel_model.isa.opcodes import (
 )
 
 from .alu import Template
-from .byte_forms import Memory
 from .code import Code, Context, Item, LocalJump
-from .memory import WIDTH, address, arena_load, arena_store, load, store, with_memory
+from .memory import WIDTH, arena_load, arena_store, load, store, with_memory
 from .moves import mov_reg
-from .registers import AUX_REG, NUMBER, R32, R64, X86_REG_R12
+from .registers import AUX_REG, R32, R64, X86_REG_R12
 
 _LOCKED: Final = {
-    BPF_ADD: ("add", b"\x01"),
-    BPF_AND: ("and", b"\x21"),
-    BPF_OR: ("or", b"\x09"),
-    BPF_XOR: ("xor", b"\x31"),
-    BPF_ADD | BPF_FETCH: ("xadd", b"\x0f\xc1"),
-    BPF_XCHG: ("xchg", b"\x87"),
-    BPF_CMPXCHG: ("cmpxchg", b"\x0f\xb1"),
+    BPF_ADD: "add",
+    BPF_AND: "and",
+    BPF_OR: "or",
+    BPF_XOR: "xor",
+    BPF_ADD | BPF_FETCH: "xadd",
+    BPF_XCHG: "xchg",
+    BPF_CMPXCHG: "cmpxchg",
 }
 _LOOPS: Final = {BPF_AND | BPF_FETCH: "and", BPF_OR | BPF_FETCH: "or", BPF_XOR | BPF_FETCH: "xor"}
 
 
 def _locked(op: int, size: int, base: int, src: int, off: int, index: int | None = None) -> Item:
-    mnemonic, opcode = _LOCKED[op]
-    wide = size == BPF_DW
-    shape = Memory(opcode, wide, b"\xf0")
-    reg = (R64 if wide else R32)[src]
-    text = f"lock {mnemonic} {WIDTH[size]} ptr {address(base, off, index)}, {reg}"
-    return with_memory(text, shape, NUMBER[src], base, off, index=index)
+    reg = (R64 if size == BPF_DW else R32)[src]
+    return with_memory(f"lock {_LOCKED[op]} {WIDTH[size]} ptr {{}}, {reg}", base, off, index)
 
 
 def _fetch_loop(mnemonic: str, size: int, insn: Insn) -> Code:

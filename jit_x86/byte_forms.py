@@ -4,6 +4,9 @@
 Such an instruction goes to the assembler as a ``.byte`` line. Each row of :data:`FORMS` says which text
 the bytes stand for and why; :data:`FIXED` are those whose bytes never vary, usable by name in
 hand-written kernel text too. A test decodes every form and compares it with the text it replaces.
+
+One row, ``disp8_zero``, is no ``.byte`` line: keystone encodes the same instruction with another
+displacement, and :class:`jit_x86.assembler.LineCache` clears that byte.
 """
 
 from __future__ import annotations
@@ -32,9 +35,8 @@ _ROWS: Final = (
     ByteForm("endbr64", "endbr64", "keystone does not know the instruction"),
     ByteForm("sysretq", "sysretq", "keystone does not know the instruction"),
     ByteForm("disp8_zero", "mov eax, dword ptr [rdi + 0]", "Linux keeps a displacement byte of zero"),
-    ByteForm("disp32_small", "mov rax, qword ptr [rbp - 16]", "Linux writes this displacement in 32 bits"),
     ByteForm("imm32_small", "sub rsp, 8", "Linux writes this immediate in 32 bits"),
-    ByteForm("no_accumulator", "cmp rax, 1000", "Linux does not use the short form for rax here"),
+    ByteForm("no_accumulator", "test rax, 1000", "Linux does not use the short form for rax here"),
     ByteForm("spare_rex", "movsx eax, al", "Linux emits a REX prefix that nothing needs"),
     ByteForm("near_branch", "jmp 16", "Linux keeps 32 bits where the distance fits in 8"),
 )
@@ -77,61 +79,17 @@ FIXED: Final = {
 """Forms without operands by the name under which kernel text may use them."""
 
 
-def _rex(w: bool, reg: int, base: int, index: int = 0) -> int:
-    return 0x40 | w << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3
-
-
 def _imm32(value: int) -> bytes:
     return (value & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-class Memory(NamedTuple):
-    """The parts of an instruction with one register and one memory operand.
-
-    ``prefix`` stands before the REX byte, ``opcode`` after it. ``rex``: 0 where needed, 1 always.
-    """
-
-    opcode: bytes
-    wide: bool = False
-    prefix: bytes = b""
-    rex: bool = False
+_GROUP1: Final = {"add": 0xC0, "or": 0xC8, "sub": 0xE8}
 
 
-def disp8_zero(
-    replaces: str, shape: Memory, reg: int, base: int, imm: bytes = b"", index: int | None = None
-) -> ByteLine:
-    """``shape`` with the machine registers ``reg``, ``[base + 0]`` and, for the arena, an ``index``."""
-    rex = _rex(shape.wide, reg, base, index or 0)
-    code = shape.prefix
-    if rex != 0x40 or shape.rex:
-        code += bytes([rex])
-    code += shape.opcode
-    if index is None:
-        code += bytes([0x40 | (reg & 7) << 3 | base & 7])
-    else:
-        code += bytes([0x44 | (reg & 7) << 3, (index & 7) << 3 | base & 7])
-    return _line("disp8_zero", replaces, code + b"\0" + imm)
-
-
-def rax_from_frame(off: int) -> ByteLine:
-    """``mov rax, [rbp + off]`` with a 32-bit displacement."""
-    return _line("disp32_small", f"mov rax, qword ptr [rbp {off:+d}]", b"\x48\x8b\x85" + _imm32(off))
-
-
-def rcx_from_array(off: int) -> ByteLine:
-    """``mov rcx, [rsi + rdx*8 + off]`` with a 32-bit displacement."""
-    text = f"mov rcx, qword ptr [rsi + rdx*8 {off:+d}]"
-    return _line("disp32_small", text, b"\x48\x8b\x8c\xd6" + _imm32(off))
-
-
-_GROUP1: Final = {"add": 0xC0, "or": 0xC8, "and": 0xE0, "sub": 0xE8, "xor": 0xF0, "cmp": 0xF8}
-
-
-def group1_imm32(mnemonic: str, number: int, name: str, imm: int, wide: bool, form: str) -> ByteLine:
-    """Arithmetic of register ``number`` (spelled ``name``) with an immediate of 32 bits: opcode 81."""
-    rex = _rex(wide, 0, number)
-    code = bytes([rex] if rex != 0x40 else []) + bytes([0x81, _GROUP1[mnemonic] | number & 7])
-    return _line(form, f"{mnemonic} {name}, {imm}", code + _imm32(imm))
+def group1_imm32(mnemonic: str, number: int, name: str, imm: int) -> ByteLine:
+    """64-bit arithmetic of register ``number`` (spelled ``name``) with an immediate of 32 bits."""
+    code = bytes([0x48 | number >> 3, 0x81, _GROUP1[mnemonic] | number & 7])
+    return _line("imm32_small", f"{mnemonic} {name}, {imm}", code + _imm32(imm))
 
 
 def rax_or_imm32(imm: int) -> ByteLine:

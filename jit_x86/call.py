@@ -17,15 +17,14 @@ from kernel_model.isa.opcodes import (
 )
 
 from .alu import Template
-from .byte_forms import FIXED, rax_from_frame, rcx_from_array
+from .byte_forms import FIXED
 from .code import CallSubprog, Code, Context, Far, Item, LocalJump
 from .frame import tail_call_offset, unwind
 
 
 def _load_counter(ctx: Context) -> Item:
     """rax = the pointer to the tail-call counter, always with a 32-bit displacement."""
-    off = ctx.counter_slot
-    return rax_from_frame(off) if off >= -128 else f"mov rax, qword ptr [rbp {off:+d}]"
+    return f"mov rax, qword ptr [rbp + late({ctx.counter_slot})]"
 
 
 def _target(ctx: Context, insn: Insn, index: int) -> Item:
@@ -65,8 +64,7 @@ def _indirect_jump(ctx: Context) -> list[Item]:
 
 def _array_slot(ctx: Context) -> Item:
     """rcx = array->ptrs[index], always with a 32-bit displacement."""
-    ptrs = ctx.request.offsets["bpf_array.ptrs"]
-    return rcx_from_array(ptrs) if ptrs <= 127 else f"mov rcx, qword ptr [rsi + rdx*8 + {ptrs}]"
+    return f"mov rcx, qword ptr [rsi + rdx*8 + late({ctx.request.offsets['bpf_array.ptrs']})]"
 
 
 def _tail_call_indirect(ctx: Context) -> Code:

@@ -24,7 +24,7 @@ from kernel_model.isa.native import (
 from kernel_model.isa.opcodes import BPF_REG_FP, CALL, EXIT, LD_IMM64
 
 from . import alu, atomic, call, frame, jump, memory
-from .assembler import LineCache, Relative
+from .assembler import KEEP_DISP8, LineCache, Relative
 from .byte_forms import FIXED, ByteLine, near_branch
 from .code import (
     FUNC_ADDRESS_SIZE,
@@ -197,6 +197,8 @@ class _Emitter:
         for index, item in enumerate(items):
             end = bounds[index + 1]
             if isinstance(item, str):
+                if item.startswith(KEEP_DISP8):
+                    self._forms["disp8_zero"] += 1
                 yield item
             elif isinstance(item, ByteLine):
                 yield self._form(item)

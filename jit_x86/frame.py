@@ -64,7 +64,7 @@ def _resize(mnemonic: str, size: int) -> list[Item]:
     if size == 0:
         return []
     if size < 128:
-        return [group1_imm32(mnemonic, _RSP_NUMBER, "rsp", size, True, "imm32_small")]
+        return [group1_imm32(mnemonic, _RSP_NUMBER, "rsp", size)]
     return [f"{mnemonic} rsp, {size}"]
 
 

@@ -31,7 +31,8 @@ from kernel_model.isa.opcodes import (
 )
 
 from .alu import Template
-from .byte_forms import Memory, disp8_zero, group1_imm32
+from .assembler import KEEP_DISP8
+from .byte_forms import group1_imm32
 from .code import Code, Context, Item, LocalJump
 from .moves import mov_imm32, mov_imm64
 from .registers import AUX_REG, NUMBER, R8, R16, R32, R64, X86_REG_R12
@@ -48,104 +49,66 @@ _RBP_BITS: Final = 5
 """Low bits of rbp and r13 as a base: x86 has no form without displacement for these."""
 
 _LOADS: Final = {
-    BPF_B: ("movzx", R64, Memory(b"\x0f\xb6", wide=True)),
-    BPF_H: ("movzx", R64, Memory(b"\x0f\xb7", wide=True)),
-    BPF_W: ("mov", R32, Memory(b"\x8b")),
-    BPF_DW: ("mov", R64, Memory(b"\x8b", wide=True)),
+    BPF_B: ("movzx", R64),
+    BPF_H: ("movzx", R64),
+    BPF_W: ("mov", R32),
+    BPF_DW: ("mov", R64),
 }
 _SIGNED_LOADS: Final = {
-    BPF_B: ("movsx", R64, Memory(b"\x0f\xbe", wide=True)),
-    BPF_H: ("movsx", R64, Memory(b"\x0f\xbf", wide=True)),
-    BPF_W: ("movsxd", R64, Memory(b"\x63", wide=True)),
+    BPF_B: ("movsx", R64),
+    BPF_H: ("movsx", R64),
+    BPF_W: ("movsxd", R64),
 }
 _ARENA_LOADS: Final = {
-    BPF_B: ("movzx", R32, Memory(b"\x0f\xb6")),
-    BPF_H: ("movzx", R32, Memory(b"\x0f\xb7")),
-    BPF_W: ("mov", R32, Memory(b"\x8b")),
-    BPF_DW: ("mov", R64, Memory(b"\x8b", wide=True)),
+    BPF_B: ("movzx", R32),
+    BPF_H: ("movzx", R32),
+    BPF_W: ("mov", R32),
+    BPF_DW: ("mov", R64),
 }
-_STORES: Final = {
-    BPF_B: Memory(b"\x88"),
-    BPF_H: Memory(b"\x89", prefix=b"\x66"),
-    BPF_W: Memory(b"\x89"),
-    BPF_DW: Memory(b"\x89", wide=True),
-}
-_IMM_STORES: Final = {
-    BPF_B: Memory(b"\xc6"),
-    BPF_H: Memory(b"\xc7", prefix=b"\x66"),
-    BPF_W: Memory(b"\xc7"),
-    BPF_DW: Memory(b"\xc7", wide=True),
-}
-_NEEDS_REX: Final = frozenset({4, 5, 6, 7})
-"""Registers whose low byte is named by a REX prefix alone: spl, bpl, sil, dil."""
+_Loads = dict[int, tuple[str, tuple[str, ...]]]
 
 
-def address(base: int, off: int, index: int | None = None) -> str:
-    """A memory operand: ``[base + index + off]``."""
-    return f"[{R64[base]} + {R64[index]} {off:+d}]" if index is not None else f"[{R64[base]} {off:+d}]"
+def with_memory(text: str, base: int, off: int, index: int | None = None) -> str:
+    """``text`` with its ``{}`` replaced by the operand ``[base + index + off]``.
 
-
-def with_memory(
-    text: str, shape: Memory, reg: int, base: int, off: int, imm: bytes = b"", index: int | None = None
-) -> Item:
-    """``text`` as it is, or as a byte form where keystone would drop a displacement of zero.
-
-    ``reg`` is the machine number of the register operand or the opcode's extension.
+    Linux writes a displacement of zero in 8 bits. So does keystone for rbp and r13, which have no form
+    without one; for other bases it is told to.
     """
-    if off or NUMBER[base] & 7 == _RBP_BITS:
-        return text
-    return disp8_zero(text, shape, reg, NUMBER[base], imm, None if index is None else NUMBER[index])
+    where = f"[{R64[base]} {off:+d}]" if index is None else f"[{R64[base]} + {R64[index]} {off:+d}]"
+    line = text.format(where)
+    return line if off or NUMBER[base] & 7 == _RBP_BITS else KEEP_DISP8 + line
 
 
-def load(size: int, dst: int, base: int, off: int) -> Item:
+def _load(loads: _Loads, size: int, dst: int, base: int, off: int, index: int | None = None) -> str:
+    mnemonic, names = loads[size]
+    return with_memory(f"{mnemonic} {names[dst]}, {WIDTH[size]} ptr {{}}", base, off, index)
+
+
+def load(size: int, dst: int, base: int, off: int) -> str:
     """``dst = *(unsigned size *)(base + off)``."""
-    mnemonic, names, shape = _LOADS[size]
-    text = f"{mnemonic} {names[dst]}, {WIDTH[size]} ptr {address(base, off)}"
-    return with_memory(text, shape, NUMBER[dst], base, off)
+    return _load(_LOADS, size, dst, base, off)
 
 
-def load_signed(size: int, dst: int, base: int, off: int) -> Item:
-    """``dst = *(signed size *)(base + off)``, extended to 64 bits."""
-    mnemonic, names, shape = _SIGNED_LOADS[size]
-    text = f"{mnemonic} {names[dst]}, {WIDTH[size]} ptr {address(base, off)}"
-    return with_memory(text, shape, NUMBER[dst], base, off)
-
-
-def store(size: int, base: int, src: int, off: int) -> Item:
+def store(size: int, base: int, src: int, off: int) -> str:
     """``*(size *)(base + off) = src``."""
-    shape = _STORES[size]
-    if size == BPF_B and NUMBER[src] in _NEEDS_REX:
-        shape = shape._replace(rex=True)
-    text = f"mov {WIDTH[size]} ptr {address(base, off)}, {_NAMES[size][src]}"
-    return with_memory(text, shape, NUMBER[src], base, off)
+    return with_memory(f"mov {WIDTH[size]} ptr {{}}, {_NAMES[size][src]}", base, off)
 
 
-def arena_load(size: int, dst: int, base: int, off: int) -> Item:
+def arena_load(size: int, dst: int, base: int, off: int) -> str:
     """:func:`load` from the arena: ``[base + r12 + off]``."""
-    mnemonic, names, shape = _ARENA_LOADS[size]
-    text = f"{mnemonic} {names[dst]}, {WIDTH[size]} ptr {address(base, off, X86_REG_R12)}"
-    return with_memory(text, shape, NUMBER[dst], base, off, index=X86_REG_R12)
+    return _load(_ARENA_LOADS, size, dst, base, off, X86_REG_R12)
 
 
-def arena_load_signed(size: int, dst: int, base: int, off: int) -> Item:
-    """:func:`load_signed` from the arena."""
-    mnemonic, names, shape = _SIGNED_LOADS[size]
-    text = f"{mnemonic} {names[dst]}, {WIDTH[size]} ptr {address(base, off, X86_REG_R12)}"
-    return with_memory(text, shape, NUMBER[dst], base, off, index=X86_REG_R12)
-
-
-def arena_store(size: int, base: int, src: int, off: int) -> Item:
+def arena_store(size: int, base: int, src: int, off: int) -> str:
     """:func:`store` to the arena."""
-    text = f"mov {WIDTH[size]} ptr {address(base, off, X86_REG_R12)}, {_NAMES[size][src]}"
-    return with_memory(text, _STORES[size], NUMBER[src], base, off, index=X86_REG_R12)
+    return with_memory(f"mov {WIDTH[size]} ptr {{}}, {_NAMES[size][src]}", base, off, X86_REG_R12)
 
 
-def _store_imm_item(size: int, base: int, off: int, imm: int, index: int | None) -> Item:
-    width = _IMM_BYTES[size]
-    raw = (imm & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-    value = int.from_bytes(raw, "little", signed=True)
-    text = f"mov {WIDTH[size]} ptr {address(base, off, index)}, {value}"
-    return with_memory(text, _IMM_STORES[size], 0, base, off, raw, index)
+def _store_imm(size: int, base: int, off: int, imm: int, index: int | None = None) -> str:
+    bits = 8 * _IMM_BYTES[size]
+    value = imm & ((1 << bits) - 1)
+    value -= value >> (bits - 1) << bits
+    return with_memory(f"mov {WIDTH[size]} ptr {{}}, {value}", base, off, index)
 
 
 def _ldx(_ctx: Context, insn: Insn, _index: int) -> Code:
@@ -153,7 +116,7 @@ def _ldx(_ctx: Context, insn: Insn, _index: int) -> Code:
 
 
 def _ldxsx(_ctx: Context, insn: Insn, _index: int) -> Code:
-    return Code((load_signed(bpf_size(insn.code), insn.dst, insn.src, insn.off),))
+    return Code((_load(_SIGNED_LOADS, bpf_size(insn.code), insn.dst, insn.src, insn.off),))
 
 
 def _stx(_ctx: Context, insn: Insn, _index: int) -> Code:
@@ -161,14 +124,14 @@ def _stx(_ctx: Context, insn: Insn, _index: int) -> Code:
 
 
 def _st(_ctx: Context, insn: Insn, _index: int) -> Code:
-    return Code((_store_imm_item(bpf_size(insn.code), insn.dst, insn.off, insn.imm, None),))
+    return Code((_store_imm(bpf_size(insn.code), insn.dst, insn.off, insn.imm),))
 
 
 def _probe(insn: Insn, access: Item) -> Code:
     """``access`` behind the check that it reads kernel memory; anything else reads zero."""
     items: list[Item] = [mov_imm64(BPF_REG_AX, VSYSCALL_ADDR), f"mov r11, {R64[insn.src]}"]
     if -128 <= insn.off <= 127 and insn.off:
-        items.append(group1_imm32("add", NUMBER[AUX_REG], "r11", insn.off, True, "imm32_small"))
+        items.append(group1_imm32("add", NUMBER[AUX_REG], "r11", insn.off))
     elif insn.off:
         items.append(f"add r11, {insn.off}")
     items += ["sub r11, r10", mov_imm64(BPF_REG_AX, _PROBE_LIMIT), "cmp r11, r10"]
@@ -182,7 +145,7 @@ def _probe_mem(_ctx: Context, insn: Insn, _index: int) -> Code:
 
 
 def _probe_memsx(_ctx: Context, insn: Insn, _index: int) -> Code:
-    return _probe(insn, load_signed(bpf_size(insn.code), insn.dst, insn.src, insn.off))
+    return _probe(insn, _load(_SIGNED_LOADS, bpf_size(insn.code), insn.dst, insn.src, insn.off))
 
 
 def _probe_mem32(_ctx: Context, insn: Insn, _index: int) -> Code:
@@ -191,11 +154,11 @@ def _probe_mem32(_ctx: Context, insn: Insn, _index: int) -> Code:
         return Code((arena_load(size, insn.dst, insn.src, insn.off),), fault=(0, insn.dst))
     if bpf_class(insn.code) == BPF_STX:
         return Code((arena_store(size, insn.dst, insn.src, insn.off),), fault=(0, None))
-    return Code((_store_imm_item(size, insn.dst, insn.off, insn.imm, X86_REG_R12),), fault=(0, None))
+    return Code((_store_imm(size, insn.dst, insn.off, insn.imm, X86_REG_R12),), fault=(0, None))
 
 
 def _probe_mem32sx(_ctx: Context, insn: Insn, _index: int) -> Code:
-    access = arena_load_signed(bpf_size(insn.code), insn.dst, insn.src, insn.off)
+    access = _load(_SIGNED_LOADS, bpf_size(insn.code), insn.dst, insn.src, insn.off, X86_REG_R12)
     return Code((access,), fault=(0, insn.dst))
 
 

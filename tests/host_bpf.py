@@ -133,6 +133,38 @@ def map_lookup(fd: int, key: bytes, size: int) -> bytes | None:
     return value.raw
 
 
+class HostProcess:
+    """This process as the simulator's ``Process``: its memory, and system calls of the host's kernel.
+
+    Only bpf(2) and close(2) pass; ``alloc``'s memory lives as long as the object.
+    """
+
+    ALLOWED = (_SYS_BPF, 3)
+
+    def __init__(self) -> None:
+        self._buffers: list[ctypes.Array[ctypes.c_char]] = []
+
+    def alloc(self, size: int) -> int:
+        """The address of ``size`` bytes of zeroes."""
+        self._buffers.append(ctypes.create_string_buffer(size))
+        return address_of(self._buffers[-1])
+
+    def write(self, addr: int, data: bytes) -> None:
+        """Write at an address that ``alloc`` gave."""
+        ctypes.memmove(addr, bytes(data), len(data))
+
+    def read(self, addr: int, n: int) -> bytes:
+        """Read at an address that ``alloc`` gave."""
+        return ctypes.string_at(addr, n)
+
+    def syscall(self, nr: int, *args: int) -> int:
+        """The raw system call: its result, or minus the errno."""
+        if nr not in self.ALLOWED:
+            raise PermissionError(f"system call {nr} is not for tests to make on the host")
+        result: int = _libc().syscall(nr, *(ctypes.c_long(arg) for arg in args))
+        return result if result >= 0 else -ctypes.get_errno()
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A loaded program: its fd and the verifier's log."""

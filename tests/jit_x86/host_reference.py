@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,7 +106,7 @@ class HostImage:
 
 
 def _restored(
-    slots: list[Insn], direct: Sequence[bool], fix: Fix | None
+    slots: list[Insn], direct: Iterable[bool], fix: Fix | None
 ) -> tuple[list[Insn], list[PokeSite]]:
     """Undo what the dump hides; ``direct[i]`` tells whether the i-th tail call is a direct one."""
     restored: list[Insn] = []
@@ -208,9 +208,22 @@ def compile_as_host(
     """
     loaded = host_bpf.prog_load_log(encode(insns), prog_type, btf_fd=btf_fd, func_info=func_info)
     try:
-        info = host_bpf.prog_info(loaded.fd)
+        return compare(loaded, direct=direct, fix=fix, private=private, hidden=hidden, change=change)
     finally:
         os.close(loaded.fd)
+
+
+def compare(
+    loaded: host_bpf.Loaded,
+    *,
+    direct: Iterable[bool] = (),
+    fix: Fix | None = None,
+    private: Sequence[bool] = (),
+    hidden: int = 0,
+    change: Callable[[NativeRequest], NativeRequest] = lambda request: request,
+) -> HostImage:
+    """:func:`compile_as_host` for a program that is loaded already, with the log's statistics."""
+    info = host_bpf.prog_info(loaded.fd)
     slots, pokes = _restored(decode(info.xlated), direct, fix)
     starts = _starts(slots, [*info.func_starts, *([len(slots) - hidden] if hidden else [])])
     subprogs = _subprogs(slots, starts, [*loaded.stack_depths, 0], private)
@@ -224,11 +237,25 @@ def compile_as_host(
     masks = tuple(_masks(function.code) for function in ours.functions)
     result = HostImage(tuple(slots), subprogs, info.images, addrs, ours, request, masks)
     assert len(ours.functions) == len(info.images) + bool(hidden)
-    for number, (function, image) in enumerate(zip(ours.functions, info.images, strict=False)):
-        mine, theirs = masked(function.code, masks[number]), masked(image, masks[number])
+    for number, image in enumerate(info.images):
+        code = _poked(result, number, image)
+        mine, theirs = masked(code, masks[number]), masked(image, masks[number])
         if mine != theirs:
             result.differences.append(_explain(result, number, mine, theirs))
     return result
+
+
+def _poked(result: HostImage, number: int, image: bytes) -> bytes:
+    """Our code of a function, with those direct tail calls patched whose slot the host found filled."""
+    function, subprog = result.ours.functions[number], result.subprogs[number]
+    code = bytearray(function.code)
+    for poke in result.ours.pokes:
+        filled = image[poke.target_off : poke.target_off + 1] == b"\xe9"
+        if filled and subprog.start <= poke.insn < subprog.end:
+            goal = _relative(image, function.addr, poke.target_off)
+            for where, patch in COMPILER.poke_code(poke, function.addr, goal):
+                code[where - function.addr : where - function.addr + len(patch)] = patch
+    return bytes(code)
 
 
 def _masks(code: bytes) -> list[tuple[int, int]]:

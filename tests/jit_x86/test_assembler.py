@@ -24,6 +24,8 @@ TEXTS = [
     ("mov rax, gs:[riz*1 + 0x1000]", "65488b042500100000"),
     ("call 0xffffffff81000100", "e8fb000000"),
     ("jmp 0xffffffff80ffff00", "e9fbfeffff"),
+    ("mov rax, qword ptr [rbp + late(-16)]", "488b85f0ffffff"),
+    ("cmp eax, late(1000)\ncmp rax, late(-1000)", "81f8e80300004881f818fcffff"),
     (".equ OFF, 0x40\nmov rax, [rdi + OFF]", "488b4740"),
 ]
 
