@@ -10,8 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import guests
+from kernel_model.bpf.map_object import MapObject
 from kernel_model.bpf.prog import BpfProg
 from kernel_model.errors import NotModelled
+from kernel_model.maps.array import ArrayBase
+from kernel_model.maps.base import BpfMap
+from kernel_model.maps.hash import HtabBase
 from kernel_model.net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
 
 from ..machine import Machine
@@ -24,8 +28,6 @@ from .workloads import Workload, flow_entry
 if TYPE_CHECKING:
     from kernel_model.interpreter import Program
     from kernel_model.interpreter.engine import Regs
-    from kernel_model.maps.array import ArrayMap
-    from kernel_model.maps.hash import HashMap
 
 ENGINES = ("jit", "interpreter", "native")
 Contents = Mapping[str, tuple[bytes, ...]]
@@ -105,10 +107,9 @@ class Session:
         for number, slot in enumerate(workload.slots):
             env.maps[number] = addr = self.impl(slot.map).addr
             if slot.kind == "hash":
-                impl: HashMap = self.impl(slot.map)  # type: ignore[assignment]
                 env.lookup[number] = kernel.text.symbol("__htab_map_lookup_elem")
                 key_off = kernel.layout["htab_elem"].offset("key")
-                env.value_off[number] = key_off + -(-impl.key_size // 8) * 8
+                env.value_off[number] = key_off + -(-self.impl(slot.map).key_size // 8) * 8
             else:
                 env.values[number] = addr + kernel.layout["bpf_array"].offset("value")
         for index, function in (workload.tail or {}).items():
@@ -120,10 +121,11 @@ class Session:
             "native": Target(functions[workload.guest], twin),
         }
 
-    def impl(self, name: str) -> ArrayMap:
+    def impl(self, name: str) -> BpfMap:
         """The kernel's side of a map."""
         held = self.process.task.files.find(self._map(name).fd).obj
-        return held.impl  # type: ignore[attr-defined, no-any-return]
+        assert isinstance(held, MapObject)
+        return held.impl
 
     def _fill_flows(self) -> None:
         if self.workload.flows:
@@ -201,16 +203,11 @@ class Session:
         """Bytes of data that the runs touch: packets, contexts, map values and hash buckets."""
         total = 0
         for slot in self.workload.slots:
-            impl = self.impl(slot.map)
-            if slot.kind == "hash":
-                bucket = self.machine.kernel.layout["bucket"].size
-                total += self.workload.flows * (impl.elem_size + bucket)
-            else:
+            impl, entries = self.impl(slot.map), self.workload.flows
+            if isinstance(impl, HtabBase):
+                total += entries * (impl.elem_size + self.machine.kernel.layout["bucket"].size)
+            elif isinstance(impl, ArrayBase):
                 total += impl.max_entries * impl.elem_size
-        if self.workload.frame is not None and not self._registers_only:
+        if self.workload.reads_packet:
             total += self.workload.packets * (self.frame_len + self.xdp_stride)
         return total
-
-    @property
-    def _registers_only(self) -> bool:
-        return self.workload.guest in ("alu_mix", "array_atomic", "tail_chain")

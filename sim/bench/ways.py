@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from kernel_model.net.device import RX_RING
@@ -100,4 +101,4 @@ class NicWay:
         return (done, *(kernel.memory.u32(at + index * buffer.size) for index in range(RX_RING)))
 
 
-WAYS = {"repeat": RepeatWay, "packets": PacketWay, "nic": NicWay}
+WAYS: dict[str, Callable[[Session], Way]] = {"repeat": RepeatWay, "packets": PacketWay, "nic": NicWay}

@@ -57,7 +57,7 @@ class Workload:
     ``repeat`` (one packet, bpf_test_run_loop), ``packets`` (over ``packets`` buffers, a page each, each
     round with another flow) or ``nic`` (through the card's poll loop). ``flows`` entries are put into the
     map ``flows``. ``results`` are the maps whose contents are compared. ``helper_free`` marks the loops that
-    call no kernel text.
+    call no kernel text, ``reads_packet`` is false for those that need no packet.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Workload:
     tail: Mapping[int, str] | None = None
     results: tuple[str, ...] = ()
     helper_free: bool = False
+    reads_packet: bool = True
 
 
 _FLOW = (Slot("flows", "hash"), Slot("counters", "percpu_array"))
@@ -78,7 +79,9 @@ _FLOW = (Slot("flows", "hash"), Slot("counters", "percpu_array"))
 WORKLOADS = {
     row.name: row
     for row in (
-        Workload("alu_mix", "alu_mix", "50 000 rounds of 16 ALU instructions", helper_free=True),
+        Workload(
+            "alu_mix", "alu_mix", "50 000 rounds of 16 ALU instructions", helper_free=True, reads_packet=False
+        ),
         Workload("csum512", "csum512", "internet checksum of 512 bytes", frame=data_frame, helper_free=True),
         Workload("siphash512", "siphash512", "SipHash-2-4 of 512 bytes", frame=data_frame, helper_free=True),
         Workload(
@@ -87,6 +90,7 @@ WORKLOADS = {
             "64 array lookups, an atomic add each",
             slots=(Slot("sums", "array"),),
             results=("sums",),
+            reads_packet=False,
         ),
         Workload(
             "tail_chain",
@@ -95,6 +99,7 @@ WORKLOADS = {
             slots=(Slot(".bss", "array"),),
             tail={index: f"link_{index}" for index in range(1, 6)},
             results=(".bss",),
+            reads_packet=False,
         ),
         Workload(
             "xdp_flow",
