@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The order of everything: checks, simulation, rewrites (bpf_check of Linux 6.18)."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from typing import Final
+
+from kernel_model.helpers.table import BASE_BPF, BASE_PERFMON
+from kernel_model.hooks.progtypes import PROG_TYPES, ProgType
+from kernel_model.isa import opcodes as op
+from kernel_model.isa.native import Subprog
+
+from . import btfinfo, cfg, pseudo
+from .api import Environment, FuncInfo, Privileges, ProgramSpec, VerifiedProgram, VerifierError
+from .cfg import is_pseudo_func
+from .check import check_program
+from .env import Env, Reject
+from .fixups.bpf_loop import optimize_bpf_loop
+from .fixups.ctx_access import convert_ctx_accesses
+from .fixups.dead_code import (
+    hard_wire_branches,
+    remove_dead_code,
+    remove_fastcall_spills,
+    remove_nops,
+    sanitize,
+)
+from .fixups.misc import do_misc_fixups, zero_extend_cmpxchg
+from .log import VerifierLog
+from .registers_live import compute_live_registers, mark_fastcall_patterns
+from .stackdepth import check_max_stack_depth
+
+_CHECKS: Final = (
+    pseudo.add_fd_array,
+    btfinfo.check_func_info_early,
+    cfg.add_subprogs,
+    cfg.check_subprogs,
+    btfinfo.check_btf_info,
+    pseudo.resolve,
+    cfg.check_cfg,
+    cfg.compute_postorder,
+    cfg.compute_scc,
+    compute_live_registers,
+    mark_fastcall_patterns,
+    check_program,
+)
+"""What a program must pass, in order."""
+
+
+def _prog_type(spec: ProgramSpec, log: VerifierLog) -> ProgType:
+    """The row of the program's type, with the helpers that the loader's capabilities open."""
+    row = PROG_TYPES.get(spec.prog_type)
+    if row is None or not row.modelled:
+        reason = f"program type {row.name if row else spec.prog_type} is not modelled"
+        log.write(reason + "\n")
+        raise VerifierError(errno.EINVAL, reason, log.text())
+    allowed = _open_groups(spec.privileges)
+    groups = tuple(
+        group for group in row.helper_groups if group not in (BASE_BPF, BASE_PERFMON) or group in allowed
+    )
+    return replace(row, helper_groups=groups)
+
+
+def _open_groups(privileges: Privileges) -> tuple[str, ...]:
+    bpf = privileges.bpf or privileges.sys_admin
+    if not bpf:
+        return ()
+    perfmon = privileges.perfmon or privileges.sys_admin
+    return (BASE_BPF, BASE_PERFMON) if perfmon else (BASE_BPF,)
+
+
+def _rewrite(env: Env) -> None:
+    """From the checked program to the one that runs."""
+    remove_fastcall_spills(env)
+    check_max_stack_depth(env)
+    optimize_bpf_loop(env)
+    if env.bpf_capable:
+        hard_wire_branches(env)
+        remove_dead_code(env)
+        remove_nops(env)
+    else:
+        sanitize(env)
+    convert_ctx_accesses(env)
+    do_misc_fixups(env)
+    zero_extend_cmpxchg(env)
+    _check_engine(env)
+
+
+def _check_engine(env: Env) -> None:
+    """What only compiled programs may do (fixup_call_args)."""
+    if env.kernel.jit or env.subprog_cnt <= 1:
+        return
+    if env.prog_flags.get("tail_call_reachable"):
+        raise env.reject(
+            errno.EINVAL, "tail_calls are not allowed in non-JITed programs with bpf-to-bpf calls\n"
+        )
+    if any(is_pseudo_func(insn) for insn in env.insns):
+        raise env.reject(errno.EINVAL, "callbacks are not allowed in non-JITed programs\n")
+
+
+def _print_stats(env: Env) -> None:
+    stats = env.stats
+    stats.insn_processed = env.insn_processed
+    stats.stack_depths = tuple(sub.stack_depth for sub in env.subprogs[:-1])
+    if env.log.stats:
+        env.log.write("verification time 0 usec\n")
+        env.log.write("stack depth " + "+".join(map(str, stats.stack_depths)) + "\n")
+    env.log.write(stats.summary() + "\n")
+
+
+def _subprogs(env: Env) -> tuple[Subprog, ...]:
+    return tuple(
+        Subprog(
+            sub.start,
+            env.subprogs[number + 1].start,
+            sub.stack_depth,
+            sub.name,
+            sub.has_tail_call,
+            sub.tail_call_reachable,
+            sub.is_cb,
+        )
+        for number, sub in enumerate(env.subprogs[:-1])
+    )
+
+
+def _result(env: Env) -> VerifiedProgram:
+    func_info = tuple(
+        FuncInfo(env.subprogs[number].start, info.type_id) for number, info in enumerate(env.func_info)
+    )
+    flags = env.prog_flags | {
+        "changes_pkt_data": env.subprogs[0].changes_pkt_data,
+        "might_sleep": env.subprogs[0].might_sleep,
+    }
+    if any(insn.code == op.TAIL_CALL for insn in env.insns):
+        flags["cb_access"] = True
+    return VerifiedProgram(
+        insns=tuple(env.insns),
+        subprogs=_subprogs(env),
+        used_maps=tuple(env.used_maps),
+        pokes=tuple(env.pokes),
+        orig_index=tuple(aux.orig_idx for aux in env.aux),
+        stats=env.stats,
+        log=env.log.text(),
+        func_info=func_info,
+        line_info=tuple(env.line_info),
+        flags=flags,
+        max_pkt_offset=env.max_pkt_offset,
+        max_ctx_offset=env.max_ctx_offset,
+        max_tp_access=env.max_tp_access,
+    )
+
+
+def bpf_check(spec: ProgramSpec, kernel: Environment, log: VerifierLog) -> VerifiedProgram:
+    """See api.verify."""
+    if not spec.insns:
+        raise VerifierError(errno.EINVAL, "a program without instructions")
+    env = Env(spec, kernel, _prog_type(spec, log), log)
+    try:
+        for check in _CHECKS:
+            check(env)
+        _rewrite(env)
+    except Reject as error:
+        reason = env.last_message.strip()
+        _print_stats(env)
+        raise VerifierError(error.errno, reason, log.text(), env.insn_idx) from None
+    _print_stats(env)
+    return _result(env)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""References: what a helper handed out and the program must hand back on every path (since 4.20)."""
+
+from __future__ import annotations
+
+import errno
+
+from .env import Env, Reject
+from .regs import NOT_INIT_REG, UNKNOWN_REG
+from .state import Ref, map_regs
+
+
+def acquire_reference(env: Env) -> int:
+    """Note a new reference, taken by the current instruction; its id."""
+    new = env.new_id()
+    env.cur.refs.append(Ref(new, env.insn_idx))
+    return new
+
+
+def release_reference(env: Env, ref: int) -> bool:
+    """Give a reference back: its copies are pointers no more. False when it was not held."""
+    state = env.cur
+    left = [item for item in state.refs if item.id != ref]
+    if len(left) == len(state.refs):
+        return False
+    state.refs = left
+    stale = UNKNOWN_REG if env.allow_ptr_leaks else NOT_INIT_REG
+    map_regs(state, lambda reg: stale if reg.ref == ref else reg)
+    return True
+
+
+def check_resource_leak(env: Env, what: str, check_locks: bool) -> None:
+    """Nothing may be held where the program ends (or leaves for another one)."""
+    if env.frame.frameno:
+        return
+    for item in env.cur.refs:
+        env.verbose(f"Unreleased reference id={item.id} alloc_insn={item.insn_idx}\n")
+    if env.cur.refs:
+        env.verbose(f"{what} would lead to reference leak\n")
+        raise Reject(errno.EINVAL)
