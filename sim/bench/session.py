@@ -19,6 +19,7 @@ from kernel_model.maps.hash import HtabBase
 from kernel_model.net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
 
 from ..machine import Machine
+from ..process import Process
 from ..userspace.loader import LoadedMap, LoadError, load
 from ..userspace.object import read_object
 from .twin import Env, install_code, make_prog
@@ -47,6 +48,18 @@ class Outcome:
 
     result: tuple[int, ...]
     maps: Contents
+
+
+class _Watched(Process):
+    """A process that remembers when a system call failed for want of a model (the loader then cleans up)."""
+
+    refusal: NotModelled | None = None
+
+    def syscall(self, number: int, *args: int) -> int:
+        result = super().syscall(number, *args)
+        if result < 0 and isinstance(self.last_error, NotModelled):
+            self.refusal = self.last_error
+        return result
 
 
 class Session:
@@ -80,13 +93,13 @@ class Session:
     # Preparing
 
     def _load(self) -> None:
-        self.process = self.machine.process()
+        self.process = _Watched(self.machine, self.machine.process().pid)
         spec = read_object(guests.path(f"bench/{self.workload.guest}.bpf.o"))
         try:
             self.object = load(self.process, spec)
         except LoadError as error:
-            if isinstance(self.process.last_error, NotModelled):
-                raise self.process.last_error from error
+            if self.process.refusal is not None:
+                raise self.process.refusal from error
             raise
         prog = self.process.task.files.find(self.object.progs[self.workload.guest].fd).obj
         assert isinstance(prog, BpfProg)

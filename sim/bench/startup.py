@@ -19,8 +19,8 @@ from statistics import median
 _BEGAN = time.perf_counter_ns()
 
 PARTS = ("python", "import", "boot", "read_object", "load_verify", "jit", "first_run")
-"""What the time goes to, in this order: starting Python, importing the simulator, booting, parsing the object,
-maps and BPF_PROG_LOAD without the JIT, the JIT, the first packet through the program."""
+"""What the time goes to, in this order: starting Python, importing the simulator, booting, parsing the
+object, maps and BPF_PROG_LOAD without the JIT, the JIT, the first packet through the program."""
 
 GUEST = "xdp_filter.o"
 
