@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which x86-64 register holds which BPF register, and how each is spelled at every width.
 
-The assignment is Linux's (notes/arch: BPF arguments R1-R5 sit where the SysV ABI wants them, R6-R9 in
+The assignment is Linux's (BPF arguments R1-R5 sit where the SysV ABI wants them, R6-R9 in
 registers that calls preserve, R10 in the frame pointer). Three numbers past the BPF registers name
 machine registers that the JIT uses on its own.
 """
