@@ -3,8 +3,8 @@
 
 ``golden/forms.txt`` has one instruction a line: its slots and its machine code, in hex.
 ``golden/programs.json`` has whole requests with the kernel's images. Run this file as root on a 6.18
-kernel, with the repository and its tests/ on PYTHONPATH, to record both anew; it records only what our compiler agrees with, so a recording that
-differs from the kept one is a change of the kernel.
+kernel, with the repository and its tests/ on PYTHONPATH, to record both anew. It records only what our
+compiler agrees with, so a recording that differs from the kept one is a change of the kernel.
 """
 
 from __future__ import annotations
