@@ -139,6 +139,15 @@ struct htab_elem {
 	u64 key[0];
 };
 
+struct bpf_queue_stack {
+	struct bpf_map map;
+	u32 lock;
+	u32 head;
+	u32 tail;
+	u32 size;
+	char elements[0];
+};
+
 /* programs */
 
 struct bpf_insn { u8 code; u8 regs; s16 off; s32 imm; };

@@ -138,6 +138,7 @@ class ArrayMap(ArrayBase):
     """BPF_MAP_TYPE_ARRAY: zeroed values in a row; BPF_F_MMAPABLE puts them on pages of their own."""
 
     OPS = "array_map_ops"
+    META_EQUAL_ENTRIES = True
 
     def lookup_elem(self, services: Services, key: bytes, cpu: int) -> int:
         return self._slot(key)
@@ -286,6 +287,7 @@ class ProgArrayMap(FdArrayMap):
     """BPF_MAP_TYPE_PROG_ARRAY: the targets of tail calls, as addresses of struct bpf_prog."""
 
     OPS = "prog_array_map_ops"
+    META_EQUAL = False
 
     def lookup(self, services: Services, key: bytes, flags: int = 0) -> bytes | None:
         """The id of the program in the slot, 4 bytes (bpf_fd_array_map_lookup_elem())."""

@@ -14,7 +14,7 @@ from typing import ClassVar, Final, Self
 
 from ..errors import KernelError
 from ..ports import Services
-from .attr import CAP_PERFMON, RDONLY, WRONLY, Creator, MapAttr, einval
+from .attr import CAP_PERFMON, INNER_MAP, RDONLY, WRONLY, Creator, MapAttr, einval
 from .ops import ops_address
 
 BPF_ANY: Final = 0
@@ -39,6 +39,10 @@ class BpfMap(ABC):
 
     STRUCT: ClassVar[str] = "bpf_map"
     OPS: ClassVar[str]
+    META_EQUAL: ClassVar[bool] = True
+    """Whether the type has map_meta_equal(), without which a map cannot be in a map of maps."""
+    META_EQUAL_ENTRIES: ClassVar[bool] = False
+    """Whether maps in one map of maps must have equally many entries."""
 
     def __init__(self, services: Services, attr: MapAttr, name: bytes) -> None:
         self.addr = 0
@@ -193,13 +197,32 @@ class BpfMap(ABC):
 
 
 class InnerMapMeta:
-    """What a map of maps keeps of its inner map: new inner maps must equal it (bpf_map_meta_equal())."""
+    """What a map of maps keeps of its first inner map, plain data (bpf_map_meta_alloc()).
 
-    def __init__(self, inner: BpfMap) -> None:
+    Every map put in later must equal it (:meth:`equals`); the verifier takes an inner map's sizes from
+    here. KernelError(EINVAL) for an inner map of maps, ENOTSUPP for a type that cannot be one.
+    """
+
+    def __init__(self, inner: BpfMap | None) -> None:
+        if inner is None:
+            raise einval("inner_map_fd is not a map")
+        if inner.inner_map_meta is not None:
+            raise einval("a map of maps cannot hold maps of maps")
+        if not inner.META_EQUAL:
+            raise KernelError(ENOTSUPP, "maps of this type cannot be in a map of maps")
         self.map_type = inner.map_type
         self.key_size = inner.key_size
         self.value_size = inner.value_size
         self.max_entries = inner.max_entries
         self.map_flags = inner.map_flags
+        self.bypass_spec_v1 = inner.bypass_spec_v1
         self.elem_size: int = getattr(inner, "elem_size", 0)
         self.index_mask: int = getattr(inner, "index_mask", 0)
+        self._entries_matter = inner.META_EQUAL_ENTRIES and not inner.map_flags & INNER_MAP
+
+    def equals(self, inner: BpfMap) -> bool:
+        """map_meta_equal(): may ``inner`` stand where the first inner map stood?"""
+        return (
+            (self.map_type, self.key_size, self.value_size, self.map_flags)
+            == (inner.map_type, inner.key_size, inner.value_size, inner.map_flags)
+        ) and (not self._entries_matter or self.max_entries == inner.max_entries)

@@ -18,6 +18,8 @@ from .array import ArrayMap, PercpuArrayMap, PerfEventArrayMap, ProgArrayMap
 from .attr import CAP_BPF, CAP_NET_ADMIN, ROOT, TOKEN_FD, Creator, MapAttr, check_common, check_name, einval
 from .base import BpfMap
 from .hash import HtabMap, PercpuHtabMap
+from .map_in_map import ArrayOfMaps, HashOfMaps
+from .queue_stack import QueueMap, StackMap
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ MAP_TYPES: Final[dict[int, MapType]] = {
         _row(_T.BPF_MAP_TYPE_LRU_HASH, "4.10", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_LRU_PERCPU_HASH, "4.10", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_LPM_TRIE, "4.11", None, CAP_BPF),
-        _row(_T.BPF_MAP_TYPE_ARRAY_OF_MAPS, "4.12"),
-        _row(_T.BPF_MAP_TYPE_HASH_OF_MAPS, "4.12"),
+        _row(_T.BPF_MAP_TYPE_ARRAY_OF_MAPS, "4.12", ArrayOfMaps),
+        _row(_T.BPF_MAP_TYPE_HASH_OF_MAPS, "4.12", HashOfMaps),
         _row(_T.BPF_MAP_TYPE_DEVMAP, "4.14", None, CAP_NET_ADMIN),
         _row(_T.BPF_MAP_TYPE_SOCKMAP, "4.14", None, CAP_NET_ADMIN),
         _row(_T.BPF_MAP_TYPE_CPUMAP, "4.15", None, CAP_BPF),
@@ -63,8 +65,8 @@ MAP_TYPES: Final[dict[int, MapType]] = {
         _row(_T.BPF_MAP_TYPE_CGROUP_STORAGE, "4.19"),
         _row(_T.BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, "4.19", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE, "4.20"),
-        _row(_T.BPF_MAP_TYPE_QUEUE, "4.20", None, CAP_BPF),
-        _row(_T.BPF_MAP_TYPE_STACK, "4.20", None, CAP_BPF),
+        _row(_T.BPF_MAP_TYPE_QUEUE, "4.20", QueueMap, CAP_BPF),
+        _row(_T.BPF_MAP_TYPE_STACK, "4.20", StackMap, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_SK_STORAGE, "5.2", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_DEVMAP_HASH, "5.4", None, CAP_NET_ADMIN),
         _row(_T.BPF_MAP_TYPE_STRUCT_OPS, "5.6", None, CAP_BPF),
