@@ -41,6 +41,8 @@ _CREATE_FLAGS: Final = NO_PREALLOC | NO_COMMON_LRU | NUMA_NODE | ACCESS_MASK | Z
 _LIST_POISON2: Final = 0xDEAD_0000_0000_0122
 _LOCK_COUNT: Final = 8
 _LLIST_NODE: Final = 8
+_WRITTEN: Final = 1 << 15
+"""Buckets that are written at once when the table is made."""
 _SCAN: Final = 512
 """Buckets that are read at once when the table is walked."""
 
@@ -116,11 +118,11 @@ class HtabBase(BpfMap):
 
     def _init_buckets(self, services: Services) -> None:
         words = self._bucket_size // 8
-        for start in range(0, self.n_buckets, 1 << 16):
-            count = min(1 << 16, self.n_buckets - start)
-            block = array("Q", bytes(count * self._bucket_size))
-            block[::words] = array("Q", range(2 * start + 1, 2 * (start + count) + 1, 2))
-            services.memory.write(self._buckets + start * self._bucket_size, block.tobytes())
+        block = array("Q", bytes(min(_WRITTEN, self.n_buckets) * self._bucket_size))
+        for start in range(0, self.n_buckets, _WRITTEN):
+            # n_buckets and _WRITTEN are powers of two, so the block is always full.
+            block[::words] = array("Q", range(2 * start + 1, 2 * (start + len(block) // words) + 1, 2))
+            services.memory.write(self._buckets + start * self._bucket_size, memoryview(block).cast("B"))
 
     def _prealloc_init(self, services: Services) -> None:
         count = self._prealloc_elems(services)
