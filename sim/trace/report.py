@@ -16,7 +16,7 @@ def summary(comparison: Comparison) -> str:
         return f"{comparison.steps} instructions of {comparison.executions} program runs agree"
     found = comparison.difference
     assert found is not None
-    return f"{comparison.steps} instructions agree, then program run {found.execution} parts at step {found.step}"
+    return f"{comparison.steps} instructions agree, then run {found.execution} parts at step {found.step}"
 
 
 def explain(difference: Difference, interpreter: Recording, jit: Recording) -> list[str]:

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The main job: one object, one capture, both engines, and whether they did the same.
+
+The machine is brought to the point where the program is attached, frozen, and each engine starts from
+there: once at full speed, and once more watched, when traces are wanted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kernel_model.errors import NotModelled
+from kernel_model.interpreter import BudgetSpent, InterpreterFault
+from kernel_model.uapi.enums import bpf_prog_type
+
+from ..hardware.guest_fault import GuestFault
+from ..machine import Machine, Snapshot
+from ..process import Process
+from ..trace import Comparison, InterpreterRecorder, JitRecorder, Recording, compare
+from ..trace.report import explain
+from ..userspace.bpf import Bpf, SyscallError
+from ..userspace.loader import LoadedObject, load
+from ..userspace.object import ObjectError, ObjectSpec, ProgSpec
+from ..userspace.pcap import Frame
+from .hooks import FrameOutcome, Hook, hook_for
+from .mapdump import MapDump, dump_all
+
+JIT, INTERPRETER = "jit", "interpreter"
+ENGINES = (JIT, INTERPRETER)
+MIN_FRAME, MAX_FRAME = 14, 3392
+"""What the card takes: an Ethernet header at least, one buffer at most."""
+TRACE_FRAMES = 1000
+TRACE_STEPS = 1_000_000
+"""Steps that are kept of each engine (96 bytes a step)."""
+RATE_SECONDS = 0.1
+"""Host seconds that are spent on measuring each engine's rate."""
+
+Progress = Callable[[str, int, int], None]
+"""``progress(what, done, total)``."""
+
+
+@dataclass(frozen=True)
+class Fill:
+    """An entry that user space puts into a map before the program is attached."""
+
+    map: str
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do. ``prog`` names the program to attach (None: the object's first that no map holds);
+    ``trace_frames`` is how many frames are watched (0: none, None: TRACE_FRAMES at most).
+    """
+
+    object: ObjectSpec
+    frames: tuple[Frame, ...]
+    prog: str | None = None
+    prog_type: bpf_prog_type | None = None
+    engines: tuple[str, ...] = ENGINES
+    seed: int = 0
+    cpus: int = 1
+    fills: tuple[Fill, ...] = ()
+    trace_frames: int | None = None
+
+
+@dataclass
+class EngineResult:
+    """What one engine did. ``packets_per_second`` is by the host's clock, with the frames fed again and
+    again: the only thing here that differs from run to run. ``fault`` is what ended the run early.
+    """
+
+    engine: str
+    outcomes: list[FrameOutcome] = field(default_factory=list)
+    maps: tuple[MapDump, ...] = ()
+    trace_pipe: str = ""
+    sent: tuple[tuple[bytes, ...], ...] = ()
+    clock_ns: int = 0
+    packets_per_second: float = 0.0
+    fault: BaseException | None = None
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many frames got each verdict."""
+        return dict(Counter(outcome.name for outcome in self.outcomes))
+
+
+@dataclass
+class Report:
+    """Everything the job found out. ``frames`` were fed, ``skipped`` are too short or long for the card."""
+
+    job: Job
+    program: ProgSpec
+    hook: str
+    verdict_names: Sequence[str]
+    frames: tuple[Frame, ...]
+    skipped: int
+    programs: list[dict[str, Any]]
+    results: list[EngineResult] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    traced_frames: int = 0
+    comparison: Comparison | None = None
+    explanation: list[str] = field(default_factory=list)
+
+    @property
+    def agree(self) -> bool:
+        """No fault, no difference in results, none in traces."""
+        faults = any(result.fault is not None for result in self.results)
+        return not faults and not self.differences and (self.comparison is None or self.comparison.agree)
+
+
+FAULTS = (GuestFault, InterpreterFault, BudgetSpent)
+"""What a program that goes wild raises."""
+
+
+def run_job(job: Job, progress: Progress | None = None) -> Report:
+    """Do it. Raises what the loader raises, NotModelled for what the machine cannot do, and
+    SyscallError when attaching fails.
+    """
+    with Machine.boot(seed=job.seed, cpus=job.cpus) as machine:
+        return _Run(machine, job, progress or _silent).run()
+
+
+def trace_frame(job: Job, number: int) -> tuple[dict[str, Recording], dict[str, EngineResult]]:
+    """Feed the job's frames up to ``number`` (from 0) and record what the program does with that one.
+
+    What each engine did, and its recording, by the engine's name. IndexError when there is no
+    such frame.
+    """
+    with Machine.boot(seed=job.seed, cpus=job.cpus) as machine:
+        return _Run(machine, job, _silent).trace_frame(number)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+_RECORDERS: dict[str, type[JitRecorder | InterpreterRecorder]] = {
+    JIT: JitRecorder,
+    INTERPRETER: InterpreterRecorder,
+}
+
+
+def _ignore(count: int) -> None:
+    """Progress inside a pass that nobody watches."""
+
+
+class _Run:
+    def __init__(self, machine: Machine, job: Job, progress: Progress) -> None:
+        self.machine = machine
+        self.job = job
+        self.progress = progress
+        self.process: Process = machine.process(comm="bpfsim")
+        spec = _chosen(job)
+        bpf = Bpf(self.process)
+        self.loaded: LoadedObject = load_object(
+            self.process, job.object, _needed(job.object, spec), job.prog_type, job.cpus
+        )
+        prog_type = spec.type if spec.type is not None else job.prog_type
+        assert prog_type is not None
+        self.hook: Hook = hook_for(prog_type, self.process)
+        self.prog_fd = self.loaded.progs[spec.name].fd
+        for fill in job.fills:
+            self._fill(bpf, fill)
+        self._attach(bpf)
+        frames = tuple(frame for frame in job.frames if MIN_FRAME <= len(frame.data) <= MAX_FRAME)
+        self.report = Report(
+            job,
+            spec,
+            self.hook.name,
+            self.hook.verdicts,
+            frames,
+            len(job.frames) - len(frames),
+            [describe_program(bpf, name, each.fd) for name, each in self.loaded.progs.items()],
+        )
+
+    def _fill(self, bpf: Bpf, fill: Fill) -> None:
+        if fill.map not in self.loaded.maps:
+            raise ObjectError(self.job.object.path, "", None, f"no map named '{fill.map}'")
+        target = self.loaded.maps[fill.map]
+        for what, data, size in (
+            ("key", fill.key, target.spec.key_size),
+            ("value", fill.value, target.spec.value_size),
+        ):
+            if len(data) != size:
+                cause = f"map '{fill.map}': a {what} of {len(data)} bytes, {size} are needed"
+                raise ObjectError(self.job.object.path, "", None, cause)
+        bpf.map_update(target.fd, fill.key, fill.value)
+
+    def _attach(self, bpf: Bpf) -> None:
+        try:
+            self.hook.attach(bpf, self.prog_fd)
+        except SyscallError:
+            if isinstance(self.process.last_error, NotModelled):
+                raise self.process.last_error from None
+            raise
+
+    def run(self) -> Report:
+        """Everything."""
+        report, job, start = self.report, self.job, self.machine.snapshot()
+        for engine in job.engines:
+            report.results.append(self._pass(start, engine, report.frames, None))
+        if len(report.results) == 2:
+            report.differences = differences(*report.results)
+        wanted = TRACE_FRAMES if job.trace_frames is None else job.trace_frames
+        if len(job.engines) == 2 and wanted:
+            self._trace(start, report.frames[:wanted])
+        return report
+
+    def trace_frame(self, number: int) -> tuple[dict[str, Recording], dict[str, EngineResult]]:
+        """See the function of this name."""
+        frames = self.job.frames
+        if not 0 <= number < len(frames):
+            raise IndexError(f"no packet {number}: there are {len(frames)}")
+        if frames[number] not in self.report.frames:
+            raise IndexError(
+                f"packet {number} has {len(frames[number].data)} bytes, which the card does not take"
+            )
+        before = tuple(frame for frame in frames[:number] if frame in self.report.frames)
+        start = self.machine.snapshot()
+        recordings: dict[str, Recording] = {}
+        results: dict[str, EngineResult] = {}
+        for engine in self.job.engines:
+            self._start(start, engine)
+            bpf = Bpf(self.process)
+            results[engine] = EngineResult(engine)
+            recordings[engine] = Recording(limit=TRACE_STEPS)
+            try:
+                if before:
+                    self.hook.feed(self.machine, bpf, self.prog_fd, before, _ignore)
+                with _RECORDERS[engine](self.machine, recordings[engine]):
+                    outcomes = self.hook.feed(self.machine, bpf, self.prog_fd, (frames[number],), _ignore)
+                results[engine].outcomes = outcomes
+            except FAULTS as fault:
+                results[engine].fault = fault
+        return recordings, results
+
+    def _start(self, start: Snapshot, engine: str) -> None:
+        self.machine.restore(start)
+        self.machine.use_engine(engine == JIT)
+
+    def _trace(self, start: Snapshot, frames: tuple[Frame, ...]) -> None:
+        recordings = {engine: Recording(limit=TRACE_STEPS) for engine in ENGINES}
+        for engine, recording in recordings.items():
+            self._pass(start, engine, frames, recording)
+        report = self.report
+        report.traced_frames = len(frames)
+        report.comparison = compare(recordings[INTERPRETER], recordings[JIT])
+        if report.comparison.difference is not None:
+            report.explanation = explain(
+                report.comparison.difference, recordings[INTERPRETER], recordings[JIT]
+            )
+
+    def _pass(
+        self, start: Snapshot, engine: str, frames: tuple[Frame, ...], recording: Recording | None
+    ) -> EngineResult:
+        """One engine over all frames, from the frozen start."""
+        machine = self.machine
+        self._start(start, engine)
+        # Memory that was handed out after the snapshot is gone, so every pass has a new arena.
+        bpf = Bpf(self.process)
+        result = EngineResult(engine)
+        what = f"{engine}, watched" if recording is not None else engine
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress(what, done, len(frames))
+
+        try:
+            if recording is None:
+                result.outcomes = self.hook.feed(machine, bpf, self.prog_fd, frames, advance)
+            else:
+                with _RECORDERS[engine](machine, recording):
+                    result.outcomes = self.hook.feed(machine, bpf, self.prog_fd, frames, advance)
+        except FAULTS as fault:
+            result.fault = fault
+        result.maps = dump_all(bpf, self.loaded.maps, self.job.object.btf_types, self.job.cpus)
+        result.trace_pipe = machine.trace_pipe()
+        result.sent = tuple(tuple(machine.sent(card.index)) for card in machine.nic)
+        result.clock_ns = machine.clock.now()
+        if recording is None and result.fault is None:
+            result.packets_per_second = self._rate(bpf, frames)
+        return result
+
+    def _rate(self, bpf: Bpf, frames: tuple[Frame, ...]) -> float:
+        """Packets by host second, warm. What this does to the machine is undone by the next restore."""
+        done, began = 0, time.perf_counter()
+        elapsed = 0.0
+        try:
+            while frames and elapsed < RATE_SECONDS:
+                done += self.hook.feed_again(self.machine, bpf, self.prog_fd, frames)
+                elapsed = time.perf_counter() - began
+        except FAULTS:
+            # The results stand; a program that fails on later rounds only has no rate.
+            return 0.0
+        return done / elapsed if elapsed else 0.0
+
+
+def load_object(
+    process: Process,
+    spec: ObjectSpec,
+    programs: list[str] | None = None,
+    prog_type: bpf_prog_type | None = None,
+    cpus: int = 1,
+    log_level: int = 0,
+) -> LoadedObject:
+    """Load an object; NotModelled instead of LoadError when the kernel's reason is that."""
+    try:
+        return load(process, spec, programs=programs, prog_type=prog_type, cpus=cpus, log_level=log_level)
+    except Exception:
+        if isinstance(process.last_error, NotModelled):
+            feature = process.last_error.feature
+            raise NotModelled(f"{feature} (in {spec.path})", process.last_error.errno) from None
+        raise
+
+
+def _chosen(job: Job) -> ProgSpec:
+    """The program to attach: the one named, else the first that no program array holds."""
+    programs = job.object.programs
+    if job.prog is not None:
+        if job.prog not in programs:
+            names = ", ".join(programs) or "none"
+            raise ObjectError(
+                job.object.path, "", None, f"no program named '{job.prog}' (there are: {names})"
+            )
+        chosen = programs[job.prog]
+    else:
+        held = {name for spec in job.object.maps.values() for _, name in spec.slots}
+        free = [prog for prog in programs.values() if prog.name not in held and prog.autoload]
+        if not free:
+            raise ObjectError(job.object.path, "", None, "object doesn't contain a BPF program to load")
+        chosen = next((prog for prog in free if prog.type == bpf_prog_type.BPF_PROG_TYPE_XDP), free[0])
+    if chosen.type is None and job.prog_type is None:
+        cause = f"prog '{chosen.name}': missing BPF prog type, check ELF section name '{chosen.section}'"
+        raise ObjectError(job.object.path, chosen.section, None, cause)
+    return chosen if chosen.type is not None else replace(chosen, type=job.prog_type)
+
+
+def _needed(spec: ObjectSpec, chosen: ProgSpec) -> list[str]:
+    """The program, and those that program arrays of the object hold."""
+    held = {name for each in spec.maps.values() for _, name in each.slots if name in spec.programs}
+    return [name for name in spec.programs if name == chosen.name or name in held]
+
+
+def describe_program(bpf: Bpf, name: str, fd: int) -> dict[str, Any]:
+    """What BPF_OBJ_GET_INFO_BY_FD says about a program."""
+    info, _ = bpf.obj_info(fd)
+    return {
+        "name": name,
+        "id": info["id"],
+        "type": bpf_prog_type(info["type"]).name.removeprefix("BPF_PROG_TYPE_").lower(),
+        "tag": info.blob("tag").hex(),
+        "xlated_bytes": info["xlated_prog_len"],
+        "jited_bytes": info["jited_prog_len"],
+        "functions": max(info["nr_jited_func_lens"], 1),
+        "verified_insns": info["verified_insns"],
+    }
+
+
+def differences(left: EngineResult, right: EngineResult) -> list[str]:
+    """What two engines' results do not have in common, a line each."""
+    names = left.engine, right.engine
+    found = []
+
+    def differ(what: str, here: object, there: object) -> None:
+        if here != there:
+            found.append(f"{what}: {names[0]} {here}, {names[1]} {there}")
+
+    differ("frames handled", len(left.outcomes), len(right.outcomes))
+    for number, (here, there) in enumerate(zip(left.outcomes, right.outcomes, strict=False)):
+        differ(f"verdict of frame {number}", here.name, there.name)
+        if here.data != there.data:
+            found.append(f"contents of frame {number} differ")
+    for one, other in zip(left.maps, right.maps, strict=True):
+        if one != other:
+            found.append(f"contents of map {one.name} differ")
+    for card, (here_sent, there_sent) in enumerate(zip(left.sent, right.sent, strict=True)):
+        if here_sent != there_sent:
+            found.append(f"frames sent on eth{card} differ")
+    if left.trace_pipe != right.trace_pipe:
+        found.append("trace_pipe differs")
+    differ("simulated nanoseconds", left.clock_ns, right.clock_ns)
+    return found
