@@ -22,6 +22,7 @@ _COMMANDS = {
     "disasm": "disasm",
     "exec": "exec",
     "bench": "bench",
+    "support": "support",
     "version": "version",
 }
 """Command and module of this package; the module holds a click command of the command's name."""
