@@ -136,5 +136,6 @@ def startup_costs(startup: Startup) -> list[Cost]:
         "jit": "compiling to machine code",
         "first_run": "BPF_PROG_TEST_RUN with one packet",
     }
-    rows = [Cost("boot to first verdict", startup.total, "from the start of a process; of this:")]
-    return rows + [Cost(f"  {name}", ns, about[name]) for name, ns in startup.parts.items()]
+    whole = "boot to first verdict"
+    rows = [Cost(whole, startup.total, "from the start of a process, all together")]
+    return rows + [Cost(f"{whole}: {name}", ns, about[name]) for name, ns in startup.parts.items()]

@@ -132,7 +132,7 @@ def bench(as_json: bool, names: tuple[str, ...], rounds: int | None, costs: bool
     except (ElfError, LoadError, KernelError, FileNotFoundError, RuntimeError) as error:
         _fail(EXIT_BAD_INPUT, str(error))
     if as_json:
-        rows = [{"schema": 1, "cost": c.name.strip(), "ns": round(c.ns, 1), "about": c.about} for c in fixed]
+        rows = [{"schema": 1, "cost": c.name, "ns": round(c.ns, 1), "about": c.about} for c in fixed]
         click.echo(json.dumps(rows if costs else [row.as_json() for row in measured], indent=1))
         return
     if measured:
