@@ -8,6 +8,7 @@ the clock.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -89,11 +90,12 @@ def measure_startup(rounds: int) -> Startup:
     Raises RuntimeError with the child's last line when the way to the verdict fails.
     """
     seen: list[dict[str, int]] = []
+    command = [sys.executable, "-m", "sim.bench.startup"]
+    # The child shall find the same simulator wherever it was found here.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     for number in range(rounds + 1):
         spawned = time.perf_counter_ns()
-        child = subprocess.run(
-            [sys.executable, "-m", "sim.bench.startup"], capture_output=True, text=True, check=False
-        )
+        child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if child.returncode:
             last = child.stderr.strip().splitlines()[-1:] or ["no output"]
             raise RuntimeError(f"boot to first verdict: {last[0]}")
