@@ -25,8 +25,8 @@ class MapObject(KObject):
         self.impl = impl
         self.btf = btf
         self._kernel = kernel
-        self.entries: dict[int, KObject] = {}
-        """What program arrays and maps of maps refer to, by slot: one reference each."""
+        self.entries: dict[bytes, KObject] = {}
+        """What program arrays and maps of maps refer to, by key: one reference each."""
         self.poke_progs: list[BpfProg] = []
         """Programs with direct tail calls through this map; their code is patched when a slot changes."""
         self.owner: tuple[int, bool] | None = None

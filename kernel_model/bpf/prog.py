@@ -163,7 +163,7 @@ class BpfProg(KObject):
             holder = next(held for held in self.maps if held.addr == poke.map_addr)
             if self not in holder.poke_progs:
                 holder.poke_progs.append(self)
-            target = holder.entries.get(poke.key)
+            target = holder.entries.get(poke.key.to_bytes(4, "little"))
             if isinstance(target, BpfProg):
                 self.poke(kernel, poke.map_addr, poke.key, target)
 

@@ -13,6 +13,8 @@ from ..errors import KernelError, NotModelled
 from ..maps import types as map_types
 from ..maps.array import FdArrayMap, ProgArrayMap
 from ..maps.attr import RDONLY, WRONLY, Creator, MapAttr
+from ..maps.map_in_map import ArrayOfMaps, HashOfMaps
+from ..objects import KObject
 from .bpf import Call, command
 from .table import as_int
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from ..kernel import Kernel
 
 FMODE_READ, FMODE_WRITE = 1, 2
-MAP_MEMORY_LIMIT = 1 << 30
-"""Bytes of kernel memory that all maps together may take before ENOMEM."""
 
 
 def _access(flags: int) -> int:
@@ -60,12 +60,20 @@ def map_create(call: Call) -> int:
     return call.install(MapObject(kernel, impl, btf), _access(attr["map_flags"]))
 
 
+def _key(call: Call, held: MapObject) -> bytes:
+    """The key from user memory; KernelError(EINVAL) for a key to a map without keys (queue, stack)."""
+    if held.key_size:
+        return call.read(call.attr["key"], held.key_size)
+    if call.attr["key"]:
+        raise KernelError(errno.EINVAL, "this map type has no keys, so the key must be NULL")
+    return b""
+
+
 @command("MAP_LOOKUP_ELEM")
 def map_lookup_elem(call: Call) -> int:
     """BPF_MAP_LOOKUP_ELEM: the value is copied to attr.value; ENOENT when there is none."""
     held = _map(call, FMODE_READ)
-    key = call.read(call.attr["key"], held.key_size) if held.key_size else b""
-    value = held.impl.lookup(call.kernel, key, call.attr["flags"])
+    value = held.impl.lookup(call.kernel, _key(call, held), call.attr["flags"])
     if value is None:
         raise KernelError(errno.ENOENT, "no such key")
     call.write(call.attr["value"], value)
@@ -76,38 +84,58 @@ def map_lookup_elem(call: Call) -> int:
 def map_update_elem(call: Call) -> int:
     """BPF_MAP_UPDATE_ELEM."""
     held = _map(call, FMODE_WRITE)
-    key = call.read(call.attr["key"], held.key_size) if held.key_size else b""
-    value = call.read(call.attr["value"], held.impl.syscall_value_size)
-    if isinstance(held.impl, ProgArrayMap):
-        _update_prog_array(call, held, held.impl, key, as_int(int.from_bytes(value, "little")))
-    elif isinstance(held.impl, FdArrayMap):
+    impl, key = held.impl, _key(call, held)
+    value = call.read(call.attr["value"], impl.syscall_value_size)
+    if isinstance(impl, ProgArrayMap):
+        impl.check_update_ptr(key, call.attr["flags"])
+        prog = _prog_for(call, held, value)
+        impl.update_ptr(call.kernel, key, prog.addr)
+        _refer(call.kernel, held, key, prog)
+    elif isinstance(impl, ArrayOfMaps):
+        impl.check_update_ptr(key, call.attr["flags"])
+        inner = _inner_for(call, impl, value)
+        impl.update_ptr(call.kernel, key, inner.addr)
+        _refer(call.kernel, held, key, inner)
+    elif isinstance(impl, HashOfMaps):
+        inner = _inner_for(call, impl, value)
+        impl.update_ptr(call.kernel, key, inner.addr, call.attr["flags"])
+        _refer(call.kernel, held, key, inner)
+    elif isinstance(impl, FdArrayMap):
         raise NotModelled(f"elements of map type {held.map_type}", errno.EOPNOTSUPP)
     else:
-        held.impl.update(call.kernel, key, value, call.attr["flags"])
+        impl.update(call.kernel, key, value, call.attr["flags"])
     return 0
 
 
-def _update_prog_array(call: Call, held: MapObject, impl: ProgArrayMap, key: bytes, fd: int) -> None:
-    impl.check_update_ptr(key, call.attr["flags"])
-    prog = call.object(fd, BpfProg)
+def _prog_for(call: Call, held: MapObject, value: bytes) -> BpfProg:
+    """The program behind the descriptor in ``value``; EINVAL when the array is another kind's."""
+    prog = call.object(int.from_bytes(value, "little"), BpfProg)
     owner = (prog.type, prog.image is not None)
     if held.owner is None:
         held.owner = owner
     elif held.owner != owner:
         raise KernelError(errno.EINVAL, "the program does not suit those that share this program array")
-    prog.get()
-    impl.update_ptr(call.kernel, key, prog.addr)
-    _replace(call.kernel, held, key, prog)
+    return prog
 
 
-def _replace(kernel: Kernel, held: MapObject, key: bytes, prog: BpfProg | None) -> None:
-    """Note a slot's new program, patch direct tail calls through it, drop the old one."""
-    index = int.from_bytes(key, "little")
-    old = held.entries.pop(index, None)
-    if prog is not None:
-        held.entries[index] = prog
+def _inner_for(call: Call, impl: ArrayOfMaps | HashOfMaps, value: bytes) -> MapObject:
+    """The map behind the descriptor in ``value``; EINVAL when it is unlike the first inner map."""
+    inner = call.object(int.from_bytes(value, "little"), MapObject)
+    if impl.inner_map_meta is None or not impl.inner_map_meta.equals(inner.impl):
+        raise KernelError(errno.EINVAL, "the map is unlike the inner map that the outer one was made with")
+    return inner
+
+
+def _refer(kernel: Kernel, held: MapObject, key: bytes, obj: KObject | None) -> None:
+    """Note what a slot refers to now, patch direct tail calls through it, drop what it referred to."""
+    if obj is not None:
+        obj.get()
+    old = held.entries.pop(key, None)
+    if obj is not None:
+        held.entries[key] = obj
     for user in held.poke_progs:
-        user.poke(kernel, held.addr, index, prog)
+        prog = obj if isinstance(obj, BpfProg) else None
+        user.poke(kernel, held.addr, int.from_bytes(key, "little"), prog)
     if old is not None:
         old.put(kernel)
 
@@ -116,10 +144,9 @@ def _replace(kernel: Kernel, held: MapObject, key: bytes, prog: BpfProg | None) 
 def map_delete_elem(call: Call) -> int:
     """BPF_MAP_DELETE_ELEM."""
     held = _map(call, FMODE_WRITE)
-    key = call.read(call.attr["key"], held.key_size) if held.key_size else b""
+    key = _key(call, held)
     held.impl.delete(call.kernel, key)
-    if isinstance(held.impl, ProgArrayMap):
-        _replace(call.kernel, held, key, None)
+    _refer(call.kernel, held, key, None)
     return 0
 
 
@@ -127,8 +154,7 @@ def map_delete_elem(call: Call) -> int:
 def map_lookup_and_delete_elem(call: Call) -> int:
     """BPF_MAP_LOOKUP_AND_DELETE_ELEM."""
     held = _map(call, FMODE_READ | FMODE_WRITE)
-    key = call.read(call.attr["key"], held.key_size) if held.key_size else b""
-    value = held.impl.lookup_and_delete(call.kernel, key, call.attr["flags"])
+    value = held.impl.lookup_and_delete(call.kernel, _key(call, held), call.attr["flags"])
     call.write(call.attr["value"], value)
     return 0
 
@@ -145,6 +171,5 @@ def map_get_next_key(call: Call) -> int:
 @command("MAP_FREEZE")
 def map_freeze(call: Call) -> int:
     """BPF_MAP_FREEZE: system calls can no longer write."""
-    held = call.object(call.attr["map_fd"], MapObject)
-    held.impl.freeze(call.kernel)
+    _map(call, FMODE_WRITE).impl.freeze(call.kernel)
     return 0

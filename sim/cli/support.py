@@ -23,8 +23,8 @@ def _markdown(rows: list[dict[str, object]]) -> str:
         members = list(group)
         done = sum(row["how"] != "not modelled" for row in members)
         title = f"{str(kind).capitalize()}s"
-        out += [f"\n## {title}: {done} of {len(members)}\n", "| number | name | since | how | where | tests |"]
-        out.append("|---|---|---|---|---|---|")
+        out.append(f"\n## {title}: {done} of {len(members)}\n")
+        out += ["| number | name | since | how | where | tests |", "|---|---|---|---|---|---|"]
         for row in members:
             cells = (row["number"], f"`{row['name']}`", row["since"], row["how"], row["where"], row["tests"])
             out.append("| " + " | ".join(str(cell) for cell in cells) + " |")
@@ -53,4 +53,5 @@ def support(as_json: bool, markdown: bool, kind: str | None) -> None:
         click.echo(_markdown(rows), nl=False)
     else:
         for row in rows:
-            click.echo(f"{row['kind']:<13} {row['number']:>4} {row['name']:<34} {row['since']:<5} {row['how']}")
+            number, name, since = row["number"], row["name"], row["since"]
+            click.echo(f"{row['kind']:<13} {number:>4} {name:<34} {since:<5} {row['how']}")
