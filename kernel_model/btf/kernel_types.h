@@ -359,7 +359,7 @@ struct sock { u16 skc_family; u16 type; u16 protocol; u32 bound_dev_if; void *sk
 struct qdisc_skb_cb { u32 pkt_len; u16 slave_dev_queue_mapping; u16 tc_classid; u8 data[20]; };
 
 /* What the kernel keeps in the control block of an skb while a program runs (struct bpf_skb_data_end). */
-struct bpf_skb_data_end { u64 qdisc_cb[3]; void *data_meta; void *data_end; };
+struct bpf_skb_data_end { struct qdisc_skb_cb qdisc_cb; void *data_meta; void *data_end; };
 
 /* The state of prandom_u32_state(), one a CPU at the per-CPU symbol bpf_user_rnd_state. */
 struct rnd_state { u32 s1; u32 s2; u32 s3; u32 s4; };

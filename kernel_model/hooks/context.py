@@ -30,7 +30,7 @@ SIZE_CODE: Final = {1: op.BPF_B, 2: op.BPF_H, 4: op.BPF_W, 8: op.BPF_DW}
 
 @dataclass(frozen=True)
 class Access:
-    """An allowed access: what it yields, and the field's full size when narrower loads are allowed (else 0)."""
+    """An allowed access: what it yields, and the field's full size when it may be read in part (else 0)."""
 
     yields: str = SCALAR
     field_size: int = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``struct __sk_buff``: what socket filters and traffic control see of ``struct sk_buff`` (net/core/filter.c)."""
+"""``struct __sk_buff``: what socket filters and traffic control see of ``struct sk_buff``."""
 
 from __future__ import annotations
 

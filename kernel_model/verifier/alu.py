@@ -9,10 +9,9 @@ from typing import Final
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 
-from . import arith
+from . import arith, tnum
 from . import bounds as bd
 from . import sanitize as san
-from . import tnum
 from .bounds import S64_MAX, S64_MIN, U64, Bounds
 from .env import Env
 from .operands import check_bounds, check_writable, leaks_pointer, read_reg, tie_before_move
@@ -391,11 +390,15 @@ def _neg_or_swap(env: Env, insn: Insn) -> None:
     if leaks_pointer(env, reg):
         raise env.reject(errno.EACCES, f"R{insn.dst} pointer arithmetic prohibited\n")
     check_writable(env, insn.dst)
-    if insn.code & 0xF0 == op.BPF_NEG and reg.type == SCALAR_VALUE:
+    if reg.type != SCALAR_VALUE:
+        regs[insn.dst] = UNKNOWN_REG
+    elif insn.code & 0xF0 == op.BPF_END:
+        swaps = insn.code & 7 == op.BPF_ALU64 or insn.code & 8 == op.BPF_TO_BE
+        if swaps or insn.imm != 64:
+            regs[insn.dst] = scalar(bd.byte_swap(reg.bounds, insn.imm // 8, swaps))
+    else:
         alu32 = insn.code & 7 != op.BPF_ALU64
         regs[insn.dst] = scalar(arith.alu(op.BPF_NEG, alu32, reg.bounds, reg.bounds))
-    else:
-        regs[insn.dst] = UNKNOWN_REG
 
 
 def _check_operation_fields(env: Env, insn: Insn, operation: int) -> None:

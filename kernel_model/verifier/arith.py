@@ -176,8 +176,8 @@ def _lsh(d: Bounds, s: Bounds, alu32: bool) -> None:
         return
     by = s.umin
     # A shift by 32 keeps the sign of the lower half: compilers sign-extend so.
-    d.smax = d.s32_max << 32 if by == 32 and d.s32_max >= 0 else S64_MAX
-    d.smin = d.s32_min << 32 if by == 32 and d.s32_min >= 0 else S64_MIN
+    d.smax = d.s32_max << 32 if by == 32 else S64_MAX
+    d.smin = d.s32_min << 32 if by == 32 else S64_MIN
     if d.umax > 1 << (63 - by):
         d.umin, d.umax = 0, U64
     else:

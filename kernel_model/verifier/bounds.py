@@ -378,6 +378,24 @@ def zero_extend(b: Bounds, size: int) -> Bounds:
     return out
 
 
+def byte_swap(b: Bounds, size: int, swaps: bool) -> Bounds:
+    """The low ``size`` (2, 4, 8) bytes, reversed when ``swaps`` (kernel: scalar_byte_swap).
+
+    Known bits move with their bytes; ranges do not survive.
+    """
+    out = b
+    if swaps:
+        out = b.copy()
+        set_unbounded(out)
+        keep = (1 << (size * 8)) - 1
+        for name in ("value", "mask"):
+            old = getattr(b, name) & keep
+            setattr(out, name, int.from_bytes(old.to_bytes(size, "little"), "big"))
+        if size == 8:
+            sync(out)
+    return out if size == 8 else zero_extend(out, size)
+
+
 def _signed(value: int, bits: int) -> int:
     value &= (1 << bits) - 1
     return value - (1 << bits) if value >> (bits - 1) else value

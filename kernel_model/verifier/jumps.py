@@ -180,15 +180,16 @@ def mark_null_checked(env: Env, state: VerifierState, regno: int, is_null: bool)
 # ---- registers that share an id -------------------------------------------------------------
 
 
-def _collect(state: VerifierState, reg_id: int, found: list[tuple[int, int, bool]]) -> None:
-    """Scalars that came from the same one; those beyond six are cut loose."""
+def _collect(env: Env, state: VerifierState, reg_id: int, found: list[tuple[int, int, bool]]) -> None:
+    """Live scalars that came from the same one; those beyond six are cut loose."""
     reg_id &= ~BPF_ADD_CONST
     for number in range(len(state.frames) - 1, -1, -1):
         frame = state.frames[number]
         regs = frame.regs
+        live = env.aux[state.frame_insn_idx(number)].live_regs_before
         for i in range(10):
             reg = regs[i]
-            if reg.type == SCALAR_VALUE and reg.id & ~BPF_ADD_CONST == reg_id:
+            if live >> i & 1 and reg.type == SCALAR_VALUE and reg.id & ~BPF_ADD_CONST == reg_id:
                 if len(found) < LINKED_REGS_MAX:
                     found.append((number, i, True))
                 else:
@@ -348,11 +349,11 @@ def check_cond_jump(env: Env, insn: Insn) -> None:
     this = env.cur
     found: list[tuple[int, int, bool]] = []
     if insn.code & 8 and src.type == SCALAR_VALUE and src.id:
-        _collect(this, src.id, found)
+        _collect(env, this, src.id, found)
     regs = this.frames[-1].regs
     dst = regs[insn.dst]
     if dst.type == SCALAR_VALUE and dst.id:
-        _collect(this, dst.id, found)
+        _collect(env, this, dst.id, found)
     linked = tuple(found)
     if len(linked) > 1:
         push_history(env, this, 0, linked)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which helpers take which maps, and which programs may use which maps (check_map_func_compatibility, 6.18)."""
+"""Which helpers take which maps, and which programs may use which maps (6.18)."""
 
 from __future__ import annotations
 

@@ -425,7 +425,7 @@ def check_store_imm(env: Env, insn: Insn) -> None:
 
 def _check_atomic_pointer(env: Env, regno: int, words: str) -> None:
     kind = env.frame.regs[regno].type
-    if kind == PTR_TO_CTX or kind in PACKET_POINTERS or kind == PTR_TO_FLOW_KEYS or kind in SOCK_POINTERS:
+    if kind in (PTR_TO_CTX, PTR_TO_FLOW_KEYS) or kind in PACKET_POINTERS or kind in SOCK_POINTERS:
         raise env.reject(errno.EACCES, f"BPF_ATOMIC {words} R{regno} {type_str(kind)} is not allowed\n")
 
 

@@ -88,7 +88,7 @@ def _join_rows(rows: list[list[object]]) -> list[str]:
 
 
 def reg_text(frame: FuncState, reg: Reg, precise: bool) -> str:
-    """One register as the log shows it: ``scalar(id=1,umax=255)``, ``map_value(map=m,ks=4,vs=8)``, ``fp-8``."""
+    """One register as the log shows it: ``scalar(id=1,umax=255)``, ``map_value(ks=4,vs=8)``, ``fp-8``."""
     kind, b = reg.type, reg.bounds
     mark = "P" if precise and kind == SCALAR_VALUE else ""
     if kind == SCALAR_VALUE and b.mask == 0:

@@ -456,9 +456,12 @@ def _equal_on_path(env: Env, state: VerifierState, cur: VerifierState, insn_idx:
         state.frames[-1].async_entry_cnt != cur.frames[-1].async_entry_cnt
     ):
         return False, False
-    if is_may_goto(env.insns[insn_idx]):
-        if state.may_goto_depth != cur.may_goto_depth and states_equal(env, state, cur, RANGE_WITHIN):
-            return True, True
+    if (
+        is_may_goto(env.insns[insn_idx])
+        and state.may_goto_depth != cur.may_goto_depth
+        and states_equal(env, state, cur, RANGE_WITHIN)
+    ):
+        return True, True
     if env.aux[insn_idx].calls_callback:
         return states_equal(env, state, cur, RANGE_WITHIN), False
     if (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Constants that stand for something else: map descriptors, map values, functions (resolve_pseudo_ldimm64)."""
+"""Constants that stand for something else: map descriptors, map values, functions."""
 
 from __future__ import annotations
 

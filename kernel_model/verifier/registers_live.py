@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from kernel_model.helpers.table import HELPERS, HelperProto, num_params, proto_for, returns_void
+from kernel_model.helpers.prototypes import HelperProto
+from kernel_model.helpers.table import HELPERS, num_params, proto_for, returns_void
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_func_id

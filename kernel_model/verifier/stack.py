@@ -237,7 +237,7 @@ def _write_var(
 
 
 def check_write(env: Env, ptr_regno: int, off: int, size: int, value_regno: int, insn_idx: int) -> None:
-    """A store through a stack pointer; the caller has checked the bounds. ``value_regno`` -1: unknown data."""
+    """A store through a stack pointer, in bounds already. ``value_regno`` -1: unknown data."""
     reg = env.frame.regs[ptr_regno]
     frame = frame_of(env, reg)
     if reg.bounds.mask == 0:

@@ -38,7 +38,8 @@ class _Chain:
         if idx and sub.has_tail_call and depth >= TAIL_CALL_CALLER_LIMIT:
             raise env.reject(
                 errno.EACCES,
-                f"tail_calls are not allowed when call stack of previous frames is {depth} bytes. Too large\n",
+                f"tail_calls are not allowed when call stack of previous frames is {depth} bytes."
+                " Too large\n",
             )
         own = frame_size(env, sub.stack_depth)
         if not self.private:
