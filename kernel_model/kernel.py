@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .bpf.prog import BpfProg
 
 STACK_GUARD = 4096
+STACK_MAX = 16 << 10
+"""The largest kernel stack (THREAD_SIZE); each has this much room."""
 
 
 class Paging(Protocol):
@@ -125,19 +127,25 @@ class Kernel:
     # Kernel stacks
 
     def alloc_stack(self, size: int) -> int:
-        """A kernel stack of ``size`` bytes in vmalloc space, an unmapped page below it."""
+        """A kernel stack of ``size`` bytes in vmalloc space, an unmapped page below it.
+
+        KernelError(ENOMEM), with nothing left behind.
+        """
         if self._stacks_free:
             base = self._stacks_free.pop()
         else:
-            base = self.vmalloc_start + self._stacks_next * (size + STACK_GUARD) + STACK_GUARD
+            base = self.vmalloc_start + self._stacks_next * (STACK_MAX + STACK_GUARD) + STACK_GUARD
             self._stacks_next += 1
-        frames = []
-        for page in range(base, base + size, 4096):
-            frame = self.alloc.pages.alloc()
-            self.physical[frame : frame + 4096] = bytes(4096)
-            self.paging.map_page(self.paging.kernel_root, page, frame, writable=True)
-            frames.append(frame)
-        self._stack_frames[base] = frames
+        self._stack_frames[base] = []
+        try:
+            for page in range(base, base + size, 4096):
+                frame = self.alloc.pages.alloc()
+                self._stack_frames[base].append(frame)
+                self.physical[frame : frame + 4096] = bytes(4096)
+                self.paging.map_page(self.paging.kernel_root, page, frame, writable=True)
+        except KernelError:
+            self.free_stack(base)
+            raise
         return base
 
     def free_stack(self, base: int) -> None:

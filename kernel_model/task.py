@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .errors import KernelError
 from .mm.address_space import AddressSpace
 from .objects import FdTable
 
@@ -19,7 +20,10 @@ THREAD_SIZE = 16 << 10
 
 
 class Task:
-    """One process with one thread. Plain data; ``addr`` is its struct task_struct in kernel memory."""
+    """One process with one thread. Plain data; ``addr`` is its struct task_struct in kernel memory.
+
+    KernelError(ENOMEM) when memory is spent, with nothing left behind.
+    """
 
     def __init__(self, kernel: Kernel, pid: int, uid: int, comm: str) -> None:
         self.pid = pid
@@ -29,16 +33,23 @@ class Task:
         self.caps = ALL_CAPS if uid == 0 else frozenset()
         self.comm = comm
         self.files = FdTable()
-        self.mm = AddressSpace(kernel.paging.new_root())
+        layout = kernel.layout["task_struct"]
+        self.addr = kernel.alloc.kmalloc(layout.size)
+        self.stack = 0
+        try:
+            self.stack = kernel.alloc_stack(THREAD_SIZE)
+            self.mm = AddressSpace(kernel.paging.new_root())
+        except KernelError:
+            if self.stack:
+                kernel.free_stack(self.stack)
+            kernel.alloc.kfree(self.addr)
+            raise
         self.brk = 0
         self.brk_start = 0
         self.exit_code: int | None = None
         self.stdout = bytearray()
         self.user_state: Any = None
         """Registers of the thread while it is not running (sim.hardware.cpu.UserState), or None."""
-        self.stack = kernel.alloc_stack(THREAD_SIZE)
-        layout = kernel.layout["task_struct"]
-        self.addr = kernel.alloc.kmalloc(layout.size)
         memory = kernel.memory
         memory.put_u64(self.addr + layout.offset("stack"), self.stack)
         memory.put_u32(self.addr + layout.offset("pid"), pid)

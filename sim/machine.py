@@ -267,9 +267,7 @@ class Machine:
         Raises sim.userspace.image.ImageError for a file that is no such program, GuestFault when it goes
         wild (the process is gone then).
         """
-        process = self.process(uid, argv[0].rsplit("/", 1)[-1])
-        run_program(self, process, image, argv)
-        return process
+        return run_program(self, image, argv, uid)
 
     def device(self, index: int) -> NetDevice:
         """The kernel's device of card ``index``."""

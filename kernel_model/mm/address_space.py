@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import bisect
 import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 USER_END = 0x0000_7FFF_FFFF_F000
 MMAP_BASE = 0x0000_7F00_0000_0000
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+# What an access needs of its area. x86 pages have no right to read of their own: all that is mapped
+# with any right is readable.
+_NEEDED = {"read": PROT_READ | PROT_WRITE | PROT_EXEC, "write": PROT_WRITE, "fetch": PROT_EXEC}
 
 
 @dataclass
@@ -33,56 +37,87 @@ class AddressSpace:
 
     def __init__(self, root: int) -> None:
         self.root = root
-        self.areas: list[Area] = []
         self.frames: dict[int, int] = {}
-        self.next_mmap = MMAP_BASE
+        self._areas: list[Area] = []
+        self._starts: list[int] = []
+        self.mapped = 0
+        """Bytes in all areas."""
+        self._next_mmap = MMAP_BASE
+
+    @property
+    def areas(self) -> tuple[Area, ...]:
+        """All areas by address."""
+        return tuple(self._areas)
 
     def find(self, addr: int) -> Area | None:
         """The area that holds ``addr``."""
-        return next((area for area in self.areas if area.start <= addr < area.end), None)
+        index = bisect.bisect_right(self._starts, addr) - 1
+        return self._areas[index] if index >= 0 and addr < self._areas[index].end else None
+
+    def _overlapping(self, start: int, end: int) -> tuple[int, int]:
+        """The areas that touch ``[start, end)``, as a range of indices."""
+        first = bisect.bisect_right(self._starts, start)
+        if first and self._areas[first - 1].end > start:
+            first -= 1
+        return first, max(first, bisect.bisect_left(self._starts, end))
 
     def map_area(self, size: int, prot: int, addr: int = 0, name: str = "") -> int:
         """Reserve ``size`` bytes (rounded to pages), demand-zero; returns the address.
 
-        At ``addr`` when given (page-aligned, free: else EINVAL/EEXIST), otherwise at the next free place.
+        At ``addr`` when given (page-aligned, free: else EINVAL/EEXIST), otherwise at the next free place
+        (ENOMEM when there is none). KernelError(ESRCH) when the process has exited.
         """
+        if not self.root:
+            raise KernelError(errno.ESRCH, "the process has exited")
         size = -(-size // PAGE_SIZE) * PAGE_SIZE
         if size <= 0:
             raise KernelError(errno.EINVAL, "empty mapping")
-        if addr % PAGE_SIZE or addr < 0 or addr + size > USER_END:
+        if addr % PAGE_SIZE or addr < 0 or (addr and addr + size > USER_END):
             raise KernelError(errno.EINVAL, f"bad mapping address {addr:#x}")
         if not addr:
-            addr = self.next_mmap
-            if addr + size > USER_END:
-                raise KernelError(errno.ENOMEM, "address space is full")
-            self.next_mmap = addr + size + PAGE_SIZE  # a guard page between areas
-        elif any(area.start < addr + size and addr < area.end for area in self.areas):
+            addr = self._free_place(size)
+            self._next_mmap = addr + size + PAGE_SIZE  # a guard page between areas
+        first, end = self._overlapping(addr, addr + size)
+        if first != end:
             raise KernelError(errno.EEXIST, f"{addr:#x} is mapped already")
-        self.areas.append(Area(addr, addr + size, prot, name))
+        self._replace(first, first, [Area(addr, addr + size, prot, name)])
         return addr
+
+    def _free_place(self, size: int) -> int:
+        """Above everything mapped by this rule before; past areas that were put there by address."""
+        addr = self._next_mmap
+        while addr + size <= USER_END:
+            first, end = self._overlapping(addr, addr + size)
+            if first == end:
+                return addr
+            addr = self._areas[end - 1].end
+        raise KernelError(errno.ENOMEM, "address space is full")
+
+    def _replace(self, first: int, end: int, areas: list[Area]) -> None:
+        self.mapped += sum(area.end - area.start for area in areas)
+        self.mapped -= sum(area.end - area.start for area in self._areas[first:end])
+        self._areas[first:end] = areas
+        self._starts[first:end] = [area.start for area in areas]
 
     def unmap(self, kernel: Kernel, addr: int, size: int) -> None:
         """Remove ``[addr, addr + size)``; areas are cut, their frames freed."""
-        end = addr + -(-size // PAGE_SIZE) * PAGE_SIZE
+        stop = addr + -(-size // PAGE_SIZE) * PAGE_SIZE
+        first, end = self._overlapping(addr, stop)
         kept: list[Area] = []
-        for area in self.areas:
-            if area.end <= addr or end <= area.start:
-                kept.append(area)
-                continue
+        for area in self._areas[first:end]:
             if area.start < addr:
                 kept.append(Area(area.start, addr, area.prot, area.name))
-            if end < area.end:
-                kept.append(Area(end, area.end, area.prot, area.name))
-        self.areas = kept
-        for page in [page for page in self.frames if addr <= page < end]:
+            if stop < area.end:
+                kept.append(Area(stop, area.end, area.prot, area.name))
+        self._replace(first, end, kept)
+        for page in [page for page in self.frames if addr <= page < stop]:
             kernel.paging.unmap_page(self.root, page)
             kernel.alloc.pages.free(self.frames.pop(page))
 
     def fault(self, kernel: Kernel, addr: int, kind: str) -> bool:
         """Handle a user page fault: populate the page when the area allows it; False for SIGSEGV."""
         area = self.find(addr)
-        needed = {"read": PROT_READ, "write": PROT_WRITE, "fetch": PROT_EXEC}[kind]
-        if area is None or not area.prot & needed:
+        if area is None or not area.prot & _NEEDED[kind]:
             return False
         page = addr & ~(PAGE_SIZE - 1)
         if page in self.frames:
@@ -104,32 +139,43 @@ class AddressSpace:
         )
         return frame
 
-    def _frame(self, kernel: Kernel, page: int, write: bool, force: bool) -> int:
+    def _frame(self, kernel: Kernel, addr: int, kind: str, force: bool = False) -> int:
+        area = self.find(addr)
+        if area is None or not (force or area.prot & _NEEDED[kind]):
+            raise MemoryFault(addr, kind, user=True)
+        page = addr & ~(PAGE_SIZE - 1)
         frame = self.frames.get(page)
-        area = self.find(page)
-        if area is None or (not force and not area.prot & (PROT_WRITE if write else PROT_READ)):
-            raise MemoryFault(page, "write" if write else "read", user=True)
         return self._populate(kernel, page, area) if frame is None else frame
 
-    def read(self, kernel: Kernel, addr: int, size: int) -> bytes:
-        """Copy from user space; MemoryFault at the first page that may not be read."""
+    def read(self, kernel: Kernel, addr: int, size: int, populate: bool = True) -> bytes:
+        """Copy from user space; MemoryFault at the first byte that may not be read.
+
+        Without ``populate``, pages that were never touched are not made present: they read zero.
+        """
+        self._check(addr, size, "read")
         parts = []
         while size > 0:
             page, off = addr & ~(PAGE_SIZE - 1), addr & (PAGE_SIZE - 1)
             part = min(size, PAGE_SIZE - off)
-            frame = self._frame(kernel, page, write=False, force=False)
-            parts.append(bytes(kernel.physical[frame + off : frame + off + part]))
+            if populate or page in self.frames:
+                frame = self._frame(kernel, addr, "read")
+                parts.append(bytes(kernel.physical[frame + off : frame + off + part]))
+            else:
+                parts.append(bytes(part))
             addr += part
             size -= part
         return b"".join(parts)
 
     def check_writable(self, addr: int, size: int) -> None:
         """MemoryFault at the first byte of the range that may not be written."""
+        self._check(addr, size, "write")
+
+    def _check(self, addr: int, size: int, kind: str) -> None:
         end = addr + size
         while addr < end:
             area = self.find(addr)
-            if area is None or not area.prot & PROT_WRITE:
-                raise MemoryFault(addr, "write", user=True)
+            if area is None or not area.prot & _NEEDED[kind]:
+                raise MemoryFault(addr, kind, user=True)
             addr = area.end
 
     def write(self, kernel: Kernel, addr: int, data: bytes, force: bool = False) -> None:
@@ -138,15 +184,16 @@ class AddressSpace:
         while done < len(data):
             page, off = addr & ~(PAGE_SIZE - 1), addr & (PAGE_SIZE - 1)
             part = min(len(data) - done, PAGE_SIZE - off)
-            frame = self._frame(kernel, page, write=True, force=force)
+            frame = self._frame(kernel, addr, "write", force)
             kernel.physical[frame + off : frame + off + part] = data[done : done + part]
             addr += part
             done += part
 
     def free(self, kernel: Kernel) -> None:
-        """Give back every frame and the page tables."""
+        """Give back every frame and the page tables; nothing can be mapped any more."""
         for frame in self.frames.values():
             kernel.alloc.pages.free(frame)
         self.frames.clear()
-        self.areas.clear()
+        self._replace(0, len(self._areas), [])
         kernel.paging.free_user_half(self.root)
+        self.root = 0

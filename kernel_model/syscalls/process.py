@@ -7,7 +7,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from ..errors import KernelError, NotModelled
-from ..mm.address_space import PROT_EXEC, PROT_READ, PROT_WRITE
+from ..mm.address_space import PROT_EXEC, PROT_READ, PROT_WRITE, USER_END
 from .table import as_int, syscall
 
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ def sys_mmap(
         raise KernelError(errno.EINVAL, "bad mmap arguments")
     if prot & PROT_WRITE and prot & PROT_EXEC:
         raise NotModelled("memory that is writable and executable", errno.EACCES)
-    mapped = sum(area.end - area.start for area in task.mm.areas)
-    if mapped + size > MEMORY_LIMIT:
+    if task.mm.mapped + size > MEMORY_LIMIT:
         raise KernelError(errno.ENOMEM, "address space limit")
     if flags & MAP_FIXED:
-        if addr % 4096:
+        if addr % 4096 or not addr:
             raise KernelError(errno.EINVAL, "MAP_FIXED address is not page-aligned")
+        if addr + size > USER_END:
+            raise KernelError(errno.ENOMEM, "MAP_FIXED range exceeds the address space")
         task.mm.unmap(kernel, addr, size)
         return task.mm.map_area(size, prot, addr)
     return task.mm.map_area(size, prot)
@@ -45,8 +46,8 @@ def sys_mmap(
 @syscall(11, "munmap", 2)
 def sys_munmap(kernel: Kernel, task: Task, addr: int, size: int) -> int:
     """Unmap whole pages."""
-    if addr % 4096 or not size:
-        raise KernelError(errno.EINVAL, "munmap address is not page-aligned or size is 0")
+    if addr % 4096 or not size or addr + size > USER_END:
+        raise KernelError(errno.EINVAL, "munmap address is not page-aligned, or size is 0 or too large")
     task.mm.unmap(kernel, addr, size)
     return 0
 

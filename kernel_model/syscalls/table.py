@@ -53,6 +53,9 @@ def dispatch(kernel: Kernel, task: Task, number: int, args: tuple[int, ...]) -> 
 
     The last refused call's reason stays in ``kernel.last_error`` for people.
     """
+    if task.exit_code is not None:
+        kernel.last_error = KernelError(errno.ESRCH, f"pid {task.pid} has exited")
+        return -errno.ESRCH
     previous, kernel.current = kernel.current, task
     stack = kernel.enter_stack(task)
     kernel.clock.advance(SYSCALL_COST_NS)

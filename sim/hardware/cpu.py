@@ -85,10 +85,7 @@ _ARGS = struct.Struct("<7Q")  # ARG0..ARG5, NUMBER
 _WORD = struct.Struct("<Q")
 _RESULT_REASON = struct.Struct("<QQ")
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
-_HLT = b"\xf4"
 _BLOCKS_KEPT = 16
-_RECORDED_INSTRUCTIONS = 256
-"""How much longer a counted run goes on with its basic blocks noted."""
 _RDRAND_CODE = re.compile(rb"[\x66\xf2\xf3\x40-\x4f]*\x0f\xc7[\xf0-\xff]")
 _MAX_PREFIXES = 12
 # Leaf -> register (as in the instruction's order eax, ebx, ecx, edx) and the bits that guests must not see.
@@ -179,7 +176,9 @@ class Cpu:
         self._code_generation = tables.code_generation
         self._in_leaf = False
         self._budget = 0
-        self._counted_out = False
+        self._stop_rip = 0
+        self._blocks_left = 0
+        self._out_of_blocks = False
         self._user_root = 0
         self._trapped: set[tuple[int, int]] = set()
         self._cpuid: dict[int, tuple[int, ...]] = {}
@@ -227,6 +226,8 @@ class Cpu:
         raw.hook_code(self._on_leaf, point, point)
         raw.hook_interrupt(self._on_interrupt)
         raw.hook_syscall(self._on_syscall)
+        raw.hook_ports(self._on_port)
+        raw.hook_sysenter(self._forbidden)
         if self._recording:
             raw.hook_block(self.blocks.append)
         raw.forget_all_code()
@@ -306,7 +307,8 @@ class Cpu:
             self._in_leaf = False
 
     def _on_interrupt(self, vector: int) -> None:
-        self._stop = ("exception", vector)
+        if self._stop is None:
+            self._stop = ("exception", vector)
         self._raw.stop()
 
     def _on_cpuid(self) -> int:
@@ -319,6 +321,19 @@ class Cpu:
         for name, value in zip(("rax", "rbx", "rcx", "rdx"), values, strict=True):
             self._raw.set_reg(name, value)
         return 1
+
+    def _on_port(self) -> int:
+        """No device listens at I/O ports, and ring 3 may not ask (the engine itself checks no IOPL)."""
+        self._forbidden()
+        return _MASK
+
+    def _forbidden(self) -> None:
+        """An instruction that ring 3 may not use and that the engine would let pass."""
+        if self._stop is None and self._raw.reg("cs") == USER_CS:
+            self._stop = ("exception", GENERAL_PROTECTION)
+            # The engine stops only some instructions later.
+            self._stop_rip = self._raw.reg("rip")
+            self._raw.stop()
 
     def _on_random(self, addr: int) -> None:
         if _RDRAND_CODE.match(self._user_bytes(addr, 15)) and self._raw.reg("cs") == USER_CS:
@@ -345,23 +360,27 @@ class Cpu:
                 self._raw.hook_code(self._on_random, *span)
                 self._raw.forget_all_code()
 
+    def _on_block(self, addr: int) -> None:
+        self.blocks.append(addr)
+        self._blocks_left -= 1
+        if not self._blocks_left:
+            self._out_of_blocks = True
+            self._raw.stop()
+
     @contextmanager
     def repeating(self, budget: int) -> Iterator[None]:
-        """Runs inside are those of a repetition: ended after ``budget`` instructions instead of by the
-        watchdog, so at the same instruction each time, with the last basic blocks noted."""
-        hook = 0 if budget or self._recording else self._raw.hook_block(self.blocks.append)
+        """Runs inside are those of a repetition: their basic blocks are noted, and each run is ended
+        after ``budget`` of them, so at the same instruction on every host."""
         self.blocks.clear()
         self._budget = budget
+        hook = self._raw.hook_block(self._on_block)
         self._raw.forget_all_code()
         try:
             yield
         finally:
             self._budget = 0
-            if hook:
-                self._raw.unhook(hook)
+            self._raw.unhook(hook)
             self._raw.forget_all_code()
-            if not self._recording:
-                self.blocks.clear()
 
     def _on_syscall(self) -> None:
         self._stop = ("syscall", 0)
@@ -419,8 +438,8 @@ class Cpu:
             self._raw.forget_all_code()
         self._stop = None
         _WORD.pack_into(self._view, self._mb_result + 8, 0)
-        if self._budget:
-            return self._start_counted(rip)
+        self._out_of_blocks = False
+        self._blocks_left = self._budget
         self._watchdog.arm()
         try:
             return self._noted(self._raw.start(rip))
@@ -433,34 +452,6 @@ class Cpu:
             self._stop = ("exception", INVALID_OPCODE)
             return 0
         return error
-
-    def _start_counted(self, rip: int) -> int:
-        """A run of a repetition: at most ``_budget`` instructions, then a few more whose blocks are noted."""
-        raw = self._raw
-        self._counted_out = False
-        raw.forget_all_code()
-        error = self._noted(raw.start(rip, self._budget))
-        if not error and self._ended_by_count():
-            hook = raw.hook_block(self.blocks.append)
-            raw.forget_all_code()
-            error = self._noted(raw.start(raw.reg("rip"), _RECORDED_INSTRUCTIONS))
-            raw.unhook(hook)
-            self._counted_out = not error and self._ended_by_count()
-        raw.forget_all_code()
-        return error
-
-    def _ended_by_count(self) -> bool:
-        """A counted run ended with nothing to show for it."""
-        if self._stop is not None or self._raised is not None or self._reason():
-            return False
-        try:
-            return self._memory.read(self._raw.reg("rip") - 1, 1) != _HLT
-        except MemoryFault:
-            return True
-
-    def _reason(self) -> int:
-        reason: int = _WORD.unpack_from(self._view, self._mb_result + 8)[0]
-        return reason
 
     def _run(self, rip: int) -> int:
         """The run loop for kernel mode: until __call_from_model returns."""
@@ -531,7 +522,7 @@ class Cpu:
         return self._fault(self._why(error), regs, None, user=False)
 
     def _why(self, error: int) -> str:
-        if self._counted_out or self._watchdog.fired():
+        if self._out_of_blocks or self._watchdog.fired():
             return RUNAWAY
         return f"engine stopped: {ENGINE_ERRORS.get(error, str(error))}" if error else "unexpected hlt"
 
@@ -544,8 +535,12 @@ class Cpu:
             addr,
             regs,
             tuple(describe(at) for at in self._return_addresses(regs, user)),
-            tuple(describe(at) for at in self.blocks),
+            tuple(describe(at) for at in self.recorded()),
         )
+
+    def recorded(self) -> tuple[int, ...]:
+        """Where the last basic blocks began, newest last; none when nobody records them."""
+        return tuple(self.blocks) if self._recording or self._budget else ()
 
     def _return_addresses(self, regs: Mapping[str, int], user: bool) -> list[int]:
         """RIP and the return addresses along the chain of frame pointers (at most 32)."""
@@ -587,6 +582,9 @@ class Cpu:
         self._raw.set_reg("cr3", self._tables.kernel_root)
         state.regs[:] = values[: len(USER_REGS)]
         state.fpu[:] = values[len(USER_REGS) :]
+        if self._stop_rip:
+            state.set("rip", self._stop_rip)
+            self._stop_rip = 0
         self._write_pt_regs(pt_regs, state.regs, USER_CS, USER_DS, orig_ax=state.get("rax"))
         self._raise_pending()
         if self._stop is None:
@@ -605,7 +603,8 @@ class Cpu:
     def user_fault(self, stop: UserStop, state: UserState) -> GuestFault:
         """The GuestFault for a user exception that the kernel did not resolve."""
         name = _VECTORS.get(stop.vector, f"vector {stop.vector}")
-        return self._fault(name, self._named(state), stop.addr if stop.vector == PAGE_FAULT else None, user=True)
+        addr = stop.addr if stop.vector == PAGE_FAULT else None
+        return self._fault(name, self._named(state), addr, user=True)
 
     def _fault_kind(self, root: int, addr: int, rip: int) -> str:
         """read, write or fetch, found by walking (the engine tells no error code)."""

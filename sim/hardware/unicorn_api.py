@@ -40,6 +40,9 @@ _INTR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p
 _INSN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _CPUID = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _PORT_IN = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p)
+_PORT_OUT = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p
+)
 _CODE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 
 GPRS = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi")
@@ -125,13 +128,9 @@ class RawEngine:
         self.uc._Uc__finalizer()
         self._kept.clear()
 
-    def start(self, rip: int, count: int = 0) -> int:
-        """Run from ``rip`` until something stops the CPU; unicorn's error number (0: stopped or hlt).
-
-        ``count`` ends the run after so many instructions (0: no limit). Code that was translated without
-        a count ignores it, and the other way round: forget all code in between.
-        """
-        result: int = _LIB.uc_emu_start(self.handle, rip, 0, 0, count)
+    def start(self, rip: int) -> int:
+        """Run from ``rip`` until something stops the CPU; unicorn's error number (0: stopped or hlt)."""
+        result: int = _LIB.uc_emu_start(self.handle, rip, 0, 0, 0)
         return result
 
     def stopper(self) -> Callable[[], None]:
@@ -211,11 +210,23 @@ class RawEngine:
             uc_const.UC_HOOK_INSN, _INSN(lambda _uc, _data: function()), 1, 0, x86.UC_X86_INS_SYSCALL
         )
 
+    def hook_sysenter(self, function: Callable[[], None]) -> None:
+        """``function()`` at every ``sysenter``, which otherwise does nothing."""
+        hook = _INSN(lambda _uc, _data: function())
+        self._add_hook(uc_const.UC_HOOK_INSN, hook, 1, 0, x86.UC_X86_INS_SYSENTER)
+
     def hook_cpuid(self, function: Callable[[], int]) -> int:
         """``function()`` at every ``cpuid``; 1 when it has set the registers itself, 0 for the model's."""
         return self._add_hook(
             uc_const.UC_HOOK_INSN, _CPUID(lambda _uc, _data: function()), 1, 0, x86.UC_X86_INS_CPUID
         )
+
+    def hook_ports(self, function: Callable[[], int]) -> None:
+        """``function()`` at every ``in`` (it gives what is read) and ``out``."""
+        read = _PORT_IN(lambda _uc, _port, _size, _data: function() & 0xFFFF_FFFF)
+        written = _PORT_OUT(lambda _uc, _port, _size, _value, _data: (function(), None)[1])
+        self._add_hook(uc_const.UC_HOOK_INSN, read, 1, 0, x86.UC_X86_INS_IN)
+        self._add_hook(uc_const.UC_HOOK_INSN, written, 1, 0, x86.UC_X86_INS_OUT)
 
     def hook_code(self, function: Callable[[int], None], begin: int, end: int) -> int:
         """``function(address)`` before every instruction in ``[begin, end]``."""
