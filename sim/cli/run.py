@@ -140,6 +140,7 @@ def _trace_json(report: Report) -> dict[str, Any] | None:
         "frames": report.traced_frames,
         "executions": found.executions,
         "instructions": found.steps,
+        "cut": report.trace_cut,
         "agree": found.agree,
         "difference": None
         if difference is None
@@ -236,6 +237,8 @@ def _print_verdict(report: Report) -> None:
             print_line("results: both engines agree", "bold green")
     if report.comparison is not None:
         frames = f"{report.traced_frames} of {len(report.frames)} frames watched"
+        if report.trace_cut:
+            frames += ", as many steps as are kept"
         style = "bold green" if report.comparison.agree else "bold red"
         print_line(f"traces: {summary(report.comparison)} ({frames})", style)
         for line in report.explanation:

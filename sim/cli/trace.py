@@ -41,8 +41,8 @@ def _rows(recording: Recording, execution: Execution) -> Iterator[_Row]:
     live = Liveness(recording.programs)
     known: dict[int, dict[int, int]] = {}
     for index, step in enumerate(execution):
-        following = execution[index + 1].where if index + 1 < len(execution) else None
-        mask = live.after(step, following)
+        following = execution.places[index + 1] if index + 1 < len(execution) else None
+        mask = live.after(execution.places[index], step.regs[10], following)
         frame = known.setdefault(step.regs[10], {1: -1})
         now = {number: step.regs[number] for number in range(10) if mask >> number & 1}
         changed = {REGISTERS[n]: value for n, value in now.items() if frame.get(n) != value}
@@ -145,5 +145,5 @@ def _print(recording: Recording, execution: Execution) -> None:
             print_line(f"program {recording.programs[at].name} (id {at})", "bold")
         changes = " ".join(f"{name}={value:#x}" for name, value in row.changed.items())
         print_line(f"  {'  ' * row.depth}{row.text:<44} {changes}".rstrip())
-    if execution.ended:
-        print_line(f"  ended: {execution.ended}")
+    if execution.ended or execution.cut:
+        print_line(f"  ended: {execution.ended or 'too many steps to record'}")

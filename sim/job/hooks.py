@@ -41,9 +41,15 @@ class Hook(Protocol):
     def verdicts(self) -> Sequence[str]: ...
     def attach(self, bpf: Bpf, prog_fd: int) -> None: ...
     def feed(
-        self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame], progress: Progress
+        self,
+        machine: Machine,
+        bpf: Bpf,
+        prog_fd: int,
+        frames: Sequence[Frame],
+        progress: Progress,
+        burst: int = BURST,
     ) -> list[FrameOutcome]: ...
-    def feed_again(self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame]) -> int: ...
+    def feed_again(self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame]) -> None: ...
 
 
 class XdpHook:
@@ -57,30 +63,34 @@ class XdpHook:
         bpf.link_create(prog_fd, FIRST_NIC_IFINDEX, bpf_attach_type.BPF_XDP)
 
     def feed(
-        self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame], progress: Progress
+        self,
+        machine: Machine,
+        bpf: Bpf,
+        prog_fd: int,
+        frames: Sequence[Frame],
+        progress: Progress,
+        burst: int = BURST,
     ) -> list[FrameOutcome]:
         """Inject all frames in bursts and let the machine work them off."""
         device, card = machine.device(0), machine.nic[0]
         device.outcomes = []
-        for at in range(0, len(frames), BURST):
-            burst = frames[at : at + BURST]
-            follow_clock(machine, frames[0], burst[0])
-            for frame in burst:
+        for at in range(0, len(frames), burst):
+            together = frames[at : at + burst]
+            follow_clock(machine, frames[0], together[0])
+            for frame in together:
                 card.inject(frame.data)
             machine.run_until_idle()
-            progress(len(burst))
+            progress(len(together))
         return [
             FrameOutcome(each.verdict, self.verdict(each.verdict), each.frame) for each in device.outcomes
         ]
 
-    def feed_again(self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame]) -> int:
-        """All frames once more, nothing noted; how many."""
+    def feed_again(self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame]) -> None:
+        """One burst more, nothing noted."""
         machine.device(0).outcomes = None
-        for at in range(0, len(frames), BURST):
-            for frame in frames[at : at + BURST]:
-                machine.nic[0].inject(frame.data)
-            machine.run_until_idle()
-        return len(frames)
+        for frame in frames:
+            machine.nic[0].inject(frame.data)
+        machine.run_until_idle()
 
     def verdict(self, number: int) -> str:
         """The action's name; the driver treats unknown ones as aborted."""
@@ -102,7 +112,13 @@ class TestRunHook:
         """Nothing: every run names its program."""
 
     def feed(
-        self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame], progress: Progress
+        self,
+        machine: Machine,
+        bpf: Bpf,
+        prog_fd: int,
+        frames: Sequence[Frame],
+        progress: Progress,
+        burst: int = BURST,
     ) -> list[FrameOutcome]:
         """One system call a frame."""
         outcomes = []
@@ -119,10 +135,9 @@ class TestRunHook:
             progress(1)
         return outcomes
 
-    def feed_again(self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame]) -> int:
-        """The first frame as often as there are frames, in one call; how many."""
+    def feed_again(self, machine: Machine, bpf: Bpf, prog_fd: int, frames: Sequence[Frame]) -> None:
+        """The first frame as often as there are frames, in one call."""
         bpf.prog_test_run(prog_fd, frames[0].data, repeat=len(frames))
-        return len(frames)
 
 
 def follow_clock(machine: Machine, first: Frame, frame: Frame) -> None:

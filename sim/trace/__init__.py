@@ -4,7 +4,7 @@
 from .compare import Comparison, Difference, Kind, compare
 from .interpreter import InterpreterRecorder
 from .jit import JitRecorder
-from .record import REGISTERS, Execution, ProgText, Recording, Step, Where
+from .record import REGISTERS, Execution, ProgText, Recording, Step, TraceFull, Where
 
 __all__ = [
     "REGISTERS",
@@ -17,6 +17,7 @@ __all__ = [
     "ProgText",
     "Recording",
     "Step",
+    "TraceFull",
     "Where",
     "compare",
 ]

@@ -66,32 +66,46 @@ def compare(interpreter: Recording, jit: Recording) -> Comparison:
     return Comparison(len(pairs), steps)
 
 
+_STEP = 8 * WIDTH
+
+
 def _compare_one(known: Recording, number: int, left: Execution, right: Execution) -> Difference | None:
     live = Liveness(known.programs)
     count = min(len(left), len(right))
-    previous: Where | None = None
+    here, there = memoryview(left.values).cast("B"), memoryview(right.values).cast("B")
+    places, others, values = left.places, right.places, left.values
+    last = len(places) - 1
     for index in range(count):
-        here, there = left[index], right[index]
-        if here.where != there.where:
-            return Difference(Kind.PATH, number, index, previous, here, there)
-        following = left[index + 1].where if index + 1 < len(left) else None
-        mask = live.after(here, following)
-        if here.regs != there.regs:
-            differing = tuple(
-                REGISTERS[n] for n in range(WIDTH) if mask >> n & 1 and here.regs[n] != there.regs[n]
-            )
+        place = places[index]
+        if place != others[index]:
+            previous = left[index - 1].where if index else None
+            return Difference(Kind.PATH, number, index, previous, left[index], right[index])
+        following = places[index + 1] if index < last else None
+        mask = live.after(place, values[index * WIDTH + 10], following)
+        at = index * _STEP
+        if here[at : at + _STEP] != there[at : at + _STEP]:
+            differing = _differing(mask, left[index], right[index])
             if differing:
-                return Difference(Kind.REGISTERS, number, index, here.where, here, there, differing)
-        previous = here.where
-    if len(left) != len(right) or left.complete != right.complete:
-        blamed = right.under_way or left.under_way or previous
+                where = left[index].where
+                return Difference(Kind.REGISTERS, number, index, where, left[index], right[index], differing)
+    if (len(left) != len(right) or left.complete != right.complete) and not (left.cut and right.cut):
+        previous = left[count - 1].where if count else None
         return Difference(
             Kind.END,
             number,
             count,
-            blamed,
+            right.under_way or left.under_way or previous,
             left[count] if len(left) > count else None,
             right[count] if len(right) > count else None,
             reason=right.ended or left.ended,
         )
     return None
+
+
+def _differing(mask: int, left: Step, right: Step) -> tuple[str, ...]:
+    """The live registers whose values are not the same."""
+    return tuple(
+        name
+        for number, name in enumerate(REGISTERS)
+        if mask >> number & 1 and left.regs[number] != right.regs[number]
+    )

@@ -22,7 +22,7 @@ class InterpreterRecorder:
         self._machine = machine
         self._recording = recording
         self._ids: dict[Program, int] = {}
-        self._under_way: list[tuple[int, Execution | None, dict[int, Regs]]] = []
+        self._under_way: list[tuple[int, Execution, dict[int, Regs]]] = []
 
     def __enter__(self) -> InterpreterRecorder:
         kernel = self._machine.kernel
@@ -37,32 +37,22 @@ class InterpreterRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._runtime.observer = None
-        reason = str(error) if error is not None else "the program did not return"
+        where = None
+        if isinstance(error, InterpreterFault):
+            where = Where(self._ids[error.program], error.slot)
         for _, execution, _ in self._under_way:
-            if execution is not None:
-                execution.ended = reason
-                if isinstance(error, InterpreterFault):
-                    execution.under_way = Where(self._ids[error.program], error.slot)
+            self._recording.stop(execution, error, where)
 
     def _observe(self, program: Program, slot: int, regs: Regs) -> None:
         fp = self._runtime.fp
         if not self._under_way or self._under_way[-1][0] != fp:
             self._under_way.append((fp, self._recording.begin(), {}))
         _, execution, last = self._under_way[-1]
-        if execution is None:
-            self._end_if_exit(program, slot, regs)
-            return
         where = Where(self._ids[program], slot)
         silent = slot in self._recording.programs[where.prog].silent
         if not silent or last.get(regs[10], regs) != regs:
-            execution.add(where, regs)
+            self._recording.add(execution, where, regs)
         last[regs[10]] = regs
-        if self._end_if_exit(program, slot, regs):
+        if program.insns[slot].code == op.EXIT and regs[10] == fp:
             execution.complete = True
-
-    def _end_if_exit(self, program: Program, slot: int, regs: Regs) -> bool:
-        fp = self._under_way[-1][0]
-        if program.insns[slot].code != op.EXIT or regs[10] != fp:
-            return False
-        self._under_way.pop()
-        return True
+            self._under_way.pop()

@@ -88,9 +88,8 @@ class JitRecorder:
         if self._hook is not None:
             self._machine.cpu.unobserve(self._hook)
             self._hook = None
-        reason = str(error) if error is not None else "the program did not return through its exit"
         while self._execution is not None:
-            self._give_up(reason)
+            self._give_up(error)
 
     def _add_points(self, text: ProgText, number: int, landing: int) -> None:
         subprog, function = text.subprogs[number], text.functions[number]
@@ -144,7 +143,7 @@ class JitRecorder:
             # A helper ran another program: an execution of its own.
             self._outer.append((self._execution, self._frames))
         elif self._execution is not None:
-            self._give_up("the program did not return through its exit")
+            self._give_up(None)
         self._frames = [_Frame()]
         self._execution = self._recording.begin()
 
@@ -157,7 +156,7 @@ class JitRecorder:
 
     def _complete(self, frame: _Frame, regs: tuple[int, ...]) -> None:
         if frame.under_way is not None and self._execution is not None:
-            self._execution.add(frame.under_way, regs)
+            self._recording.add(self._execution, frame.under_way, regs)
             frame.under_way = None
 
     def _slot(self, point: _Point) -> None:
@@ -178,9 +177,9 @@ class JitRecorder:
     def _resume_outer(self) -> None:
         self._execution, self._frames = self._outer.pop() if self._outer else (None, [])
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, error: BaseException | None) -> None:
         """The execution under way ends without its exit."""
         if self._execution is not None:
-            self._execution.ended = reason
-            self._execution.under_way = self._frames[-1].under_way if self._frames else None
+            where = self._frames[-1].under_way if self._frames else None
+            self._recording.stop(self._execution, error, where)
         self._resume_outer()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.table import Use, row_for
 
-from .record import ProgText, Step, Where
+from .record import ProgText
 
 _CONTEXT, _FRAME_POINTER = 1 << 1, 1 << 10
 ENTRY = _CONTEXT | _FRAME_POINTER
@@ -22,6 +22,10 @@ _ARGS = 0b11_1110
 _CLOBBERED = 0b11_1111
 _PRESERVING = frozenset({"arch_bpf_timed_may_goto"})
 """Kernel functions with a calling convention of their own: they keep R0 to R5."""
+
+
+_HELPER, _SUBPROG, _TAIL = 1, 2, 3
+"""The kinds of calls; 0 is any other instruction."""
 
 
 @dataclass
@@ -37,28 +41,47 @@ class Liveness:
         self._programs = programs
         self._frames: list[_Frame] = []
         self._returned = 0
+        self._effects: dict[int, tuple[int, int]] = {}
 
     @property
     def depth(self) -> int:
         """How many bpf-to-bpf calls deep the last step was."""
         return max(len(self._frames) - 1, 0)
 
-    def after(self, step: Step, following: Where | None) -> int:
-        """The live registers after ``step`` as a bit mask; ``following`` is where the next step is."""
-        frame = self._frame(step.regs[10])
-        prog = self._programs[step.where.prog]
-        insn = prog.insns[step.where.slot]
-        if insn.code == op.TAIL_CALL:
-            fell_through = Where(prog.id, prog.landing(prog.next_slot(step.where.slot)))
-            frame.live = frame.live & ~_CLOBBERED if following == fell_through else ENTRY
-        elif insn.code == op.CALL and insn.src == op.BPF_PSEUDO_CALL:
+    def after(self, place: int, fp: int, following: int | None) -> int:
+        """The live registers after a step as a bit mask.
+
+        ``place`` and ``following`` (the next step's, None at the end) are as in Execution.places, ``fp`` is
+        the step's R10.
+        """
+        frames = self._frames
+        frame = frames[-1] if frames and frames[-1].fp == fp else self._frame(fp)
+        effect = self._effects.get(place)
+        if effect is None:
+            effect = self._effects[place] = self._effect(place)
+        kind, mask = effect
+        if not kind:
+            frame.live |= mask
+        elif kind == _TAIL:
+            # ``mask`` is the slot of the next step when the tail call falls through.
+            fell_through = following == (place >> 32 << 32 | mask)
+            frame.live = frame.live & ~_CLOBBERED if fell_through else ENTRY
+        elif kind == _SUBPROG:
             frame.live = frame.live & ~_CLOBBERED | self._returned & 1
-        elif insn.code == op.CALL:
-            if prog.calls[step.where.slot] not in _PRESERVING:
-                frame.live = frame.live & ~_CLOBBERED | 1
         else:
-            frame.live |= written(prog, step.where.slot)
+            frame.live = frame.live & ~_CLOBBERED | mask
         return frame.live
+
+    def _effect(self, place: int) -> tuple[int, int]:
+        prog, slot = self._programs[place >> 32], place & 0xFFFF_FFFF
+        insn = prog.insns[slot]
+        if insn.code == op.TAIL_CALL:
+            return _TAIL, prog.landing(prog.next_slot(slot))
+        if insn.code != op.CALL:
+            return 0, written(prog, slot)
+        if insn.src == op.BPF_PSEUDO_CALL:
+            return _SUBPROG, 0
+        return (0, 0) if prog.calls[slot] in _PRESERVING else (_HELPER, 1)
 
     def _frame(self, fp: int) -> _Frame:
         """The frame that a step with this R10 belongs to: frames lie below their callers'."""

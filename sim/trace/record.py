@@ -118,17 +118,24 @@ class ProgText:
         return next(n for n, subprog in enumerate(self.subprogs) if subprog.start <= slot < subprog.end)
 
 
+class TraceFull(Exception):
+    """A recording has all the steps that it may hold; the run that made them is stopped."""
+
+
 @dataclass
 class Execution:
     """One run of a program. ``ended`` says why it did not come to its exit ("" when it did).
 
-    ``under_way`` is the instruction that was begun and not completed then.
+    ``under_way`` is the instruction that was begun and not completed then. ``cut``: the recording was full,
+    so that nothing is known about the rest. ``places`` holds ``prog << 32 | slot`` of each step, ``values``
+    its registers.
     """
 
     places: array[int] = field(default_factory=lambda: array("Q"))
     values: array[int] = field(default_factory=lambda: array("Q"))
     complete: bool = False
     ended: str = ""
+    cut: bool = False
     under_way: Where | None = None
 
     def add(self, where: Where, regs: Regs) -> None:
@@ -152,27 +159,34 @@ class Execution:
 class Recording:
     """Everything that was recorded in one go: the programs by id, and the executions in order.
 
-    Executions that begin when ``limit`` steps are kept are left out (a step takes 96 bytes).
+    A step takes 96 bytes. The step behind ``limit`` others raises TraceFull through the engine.
     """
 
     programs: dict[int, ProgText] = field(default_factory=dict)
     executions: list[Execution] = field(default_factory=list)
     limit: int = 1 << 62
-    _kept: int = 0
+    steps: int = 0
+    """How many steps all executions have."""
 
-    @property
-    def steps(self) -> int:
-        """How many steps all executions have."""
-        return sum(len(each) for each in self.executions)
-
-    def begin(self) -> Execution | None:
-        """A new execution; None when ``limit`` steps are kept already."""
-        if self.executions:
-            self._kept += len(self.executions[-1])
-        if self._kept >= self.limit:
-            return None
+    def begin(self) -> Execution:
+        """A new execution."""
         self.executions.append(Execution())
         return self.executions[-1]
+
+    def add(self, execution: Execution, where: Where, regs: Regs) -> None:
+        """A step of one of the executions; TraceFull when there are enough."""
+        if self.steps >= self.limit:
+            raise TraceFull
+        self.steps += 1
+        execution.add(where, regs)
+
+    def stop(self, execution: Execution, error: BaseException | None, where: Where | None) -> None:
+        """An execution does not come to its exit, for this reason, at this instruction."""
+        if isinstance(error, TraceFull):
+            execution.cut = True
+            return
+        execution.ended = str(error) if error is not None else "the program did not return through its exit"
+        execution.under_way = where
 
     def line(self, where: Where) -> str:
         """An instruction as text."""
