@@ -458,8 +458,6 @@ def _check_rmw(env: Env, insn: Insn) -> None:
     check_mem_access(env, at, insn.dst, insn.off, size, False, NO_REG, True)
     if load_reg >= 0:
         check_mem_access(env, at, insn.dst, insn.off, size, False, load_reg, True)
-        if insn.imm == op.BPF_CMPXCHG and size == 4:
-            env.aux[at].zext_dst = True
     check_mem_access(env, at, insn.dst, insn.off, size, True, NO_REG, True)
 
 

@@ -206,16 +206,3 @@ def do_misc_fixups(env: Env) -> None:
     for sub in env.subprogs[:-1]:
         sub.stack_depth += sub.stack_extra
     _init_counters(env)
-
-
-def zero_extend_cmpxchg(env: Env) -> None:
-    """A 32-bit compare-and-exchange leaves R0's upper half alone on x86 when it fails; clear it."""
-    patches = {}
-    for i, insn in enumerate(env.insns):
-        if (
-            insn.code == op.BPF_STX | op.BPF_ATOMIC | op.BPF_W
-            and insn.imm == op.BPF_CMPXCHG
-            and env.aux[i].zext_dst
-        ):
-            patches[i] = [insn, Insn(op.BPF_ALU | op.BPF_MOV | op.BPF_X, 0, 0, 0, 1)]
-    patch(env, patches)
