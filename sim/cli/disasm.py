@@ -135,9 +135,9 @@ def disasm(
     as_json: bool,
     verbose: int,
 ) -> Status:
-    """Disassemble the programs of OBJECT, in the syntax of the verifier's log.
+    """Disassemble BPF programs, or the code the JIT made of them.
 
-    By default as the object has them, before any kernel. -v shows the bytes of each instruction.
+    By default the programs of OBJECT as the object has them, in the syntax of the verifier's log. -v shows the bytes of each instruction.
     """
     if (object_path is None) == (hex_text is None):
         raise InputError("disasm: give either OBJECT or --hex")

@@ -20,7 +20,7 @@ from .output import print_json
 @click.argument("elf")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def exec_(elf: str, args: tuple[str, ...], uid: int, seed: int, as_json: bool, verbose: int) -> Status:
-    """Run the static program ELF with ARGS and show what it wrote.
+    """Run a static x86-64 program in ring 3 and show what it wrote.
 
     Options for bpfsim go before ELF. The exit status is 0 when the program exits with 0, else 1; the
     program's own code is printed.
@@ -41,6 +41,3 @@ def exec_(elf: str, args: tuple[str, ...], uid: int, seed: int, as_json: bool, v
         if code:
             print(f"bpfsim: {elf}: exited with code {code}", file=sys.stderr)
     return Status.DIFFERS if code else Status.OK
-
-
-globals()["exec"] = exec_

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -15,51 +14,53 @@ from .errors import Status, report
 from .options import DEBUG, VERBOSE, debug_option, verbose_option
 
 _COMMANDS = {
-    "run": "run",
-    "load": "load",
-    "verify": "verify",
-    "trace": "trace",
-    "disasm": "disasm",
-    "exec": "exec",
-    "bench": "bench",
-    "support": "support",
-    "version": "version",
+    "run": ("run", "run"),
+    "load": ("load", "load"),
+    "verify": ("verify", "verify"),
+    "trace": ("trace", "trace"),
+    "disasm": ("disasm", "disasm"),
+    "exec": ("exec", "exec_"),
+    "bench": ("bench", "bench"),
+    "support": ("support", "support"),
+    "version": ("version", "version"),
 }
-"""Command and module of this package; the module holds a click command of the command's name."""
+"""Each command's module in this package, and the name of the click command there."""
 
 
 class _Commands(click.Group):
     """Finds commands by the table above."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Those whose module is there, in the table's order."""
-        return [
-            name
-            for name, module in _COMMANDS.items()
-            if importlib.util.find_spec(f"{__package__}.{module}") is not None
-        ]
+        """All, in the table's order."""
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command; None for a name that there is not."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"{__package__}.{_COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        module, name = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), name)
         return command
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; whatever it raises ends in one line and a status."""
         try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, BrokenPipeError, KeyboardInterrupt):
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (click.exceptions.Exit, click.Abort, click.UsageError):
             raise
+        except BrokenPipeError:
+            # The reader has gone; keep Python from complaining about it once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return Status.OK
         except Exception as error:
-            if isinstance(error, click.UsageError):
-                raise
             return report(error, bool(ctx.meta.get(VERBOSE)), bool(ctx.meta.get(DEBUG)))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @verbose_option
 @debug_option
 def cli(verbose: int) -> None:
@@ -77,7 +78,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run ``bpfsim`` with these arguments (default: the process's); the exit status."""
     try:
         result = cli.main(list(argv) if argv is not None else None, "bpfsim", standalone_mode=False)
-        sys.stdout.flush()
         return int(result) if isinstance(result, int) else Status.OK
     except click.UsageError as error:
         context = f"{error.ctx.command_path}: " if error.ctx is not None else "bpfsim: "
@@ -86,10 +86,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         print("bpfsim: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader has gone; keep Python from complaining about it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Status.OK
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def print_line(text: str = "", style: str = "") -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> None:
     """A table. ``right`` has a ``r`` for each column that is aligned to the right, other letters else."""
     cells = [[printable(cell) for cell in row] for row in rows]
-    sides = right.ljust(len(columns), "l")
+    sides = right.ljust(len(columns), "l")[: len(columns)]
     if is_terminal():
         _rich_table(title, columns, cells, sides)
         return

@@ -56,7 +56,7 @@ def run(
     as_json: bool,
     verbose: int,
 ) -> Status:
-    """Run a program over captured packets on both engines and compare.
+    """Run a program over captured packets on both engines, compared.
 
     Boots a machine, loads OBJECT by bpf(2), attaches the program to the first network card, feeds the
     frames, and shows verdicts, maps, frames sent and what was printed to the trace pipe. Then both engines

@@ -43,7 +43,11 @@ def _rows(recording: Recording, execution: Execution) -> Iterator[_Row]:
     for index, step in enumerate(execution):
         following = execution.places[index + 1] if index + 1 < len(execution) else None
         mask = live.after(execution.places[index], step.regs[10], following)
-        frame = known.setdefault(step.regs[10], {1: -1})
+        frame = known.get(step.regs[10])
+        if frame is None:
+            # A function begins: its arguments were there before the first instruction.
+            changes = live.written(execution.places[index])
+            frame = {number: step.regs[number] for number in range(1, 6) if not changes >> number & 1}
         now = {number: step.regs[number] for number in range(10) if mask >> number & 1}
         changed = {REGISTERS[n]: value for n, value in now.items() if frame.get(n) != value}
         known = {fp: regs for fp, regs in known.items() if fp >= step.regs[10]} | {step.regs[10]: now}
@@ -73,10 +77,10 @@ def trace(
     as_json: bool,
     verbose: int,
 ) -> Status:
-    """Show every instruction that runs for one packet, and the registers it changes.
+    """Show every instruction that runs for one packet.
 
-    The frames before it are fed first, so maps hold what they would. With both engines, the interpreter's
-    trace is shown and the JIT's compared with it.
+    Beside each stand the registers that it changes. The frames before it are fed first, so maps hold what
+    they would. With both engines, the interpreter's trace is shown and the JIT's compared with it.
     """
     job = make_job(object_path, input_path, prog, prog_type, fills, seed, engines_of(engine))
     from sim.job import INTERPRETER, JIT

@@ -83,7 +83,7 @@ def _judge(spec: ObjectSpec, name: str, prog_type: bpf_prog_type | None, seed: i
 def verify(
     objects: tuple[str, ...], prog: str | None, prog_type: str | None, seed: int, as_json: bool, verbose: int
 ) -> Status:
-    """Verify every program of each OBJECT and say accepted or rejected.
+    """Verify every program of each OBJECT: accepted or rejected.
 
     Each program is loaded on its own into a fresh kernel. -v shows the verifier's log, -vv the log with
     every instruction's state. The exit status is 1 when a program is rejected.

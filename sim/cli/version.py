@@ -27,7 +27,7 @@ def _installed(name: str) -> str | None:
 @click.command
 @json_option
 def version(as_json: bool) -> Status:
-    """Show the versions of bpfsim, of the modelled kernel and of the engines."""
+    """Show the versions of bpfsim, the modelled kernel and the engines."""
     own = _installed("bpfsim") or "not installed as a package"
     packages = {name: _installed(name) for name in _PACKAGES}
     if as_json:

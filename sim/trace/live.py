@@ -72,6 +72,11 @@ class Liveness:
             frame.live = frame.live & ~_CLOBBERED | mask
         return frame.live
 
+    def written(self, place: int) -> int:
+        """The registers that the instruction of a step gives a value to, or takes it from, as a bit mask."""
+        kind, mask = self._effects[place]
+        return _CLOBBERED if kind else mask
+
     def _effect(self, place: int) -> tuple[int, int]:
         prog, slot = self._programs[place >> 32], place & 0xFFFF_FFFF
         insn = prog.insns[slot]
