@@ -223,7 +223,7 @@ class Cpu:
             self._contexts.append(raw.save_context())
         raw.restore_context(self._contexts[0])
         point = entry["__leaf_point"]
-        raw.hook_code(self._on_leaf, point, point)
+        raw.hook_point(self._on_leaf, point)
         raw.hook_interrupt(self._on_interrupt)
         raw.hook_syscall(self._on_syscall)
         raw.hook_ports(self._on_port)
@@ -294,11 +294,11 @@ class Cpu:
 
     # Callbacks inside a run
 
-    def _on_leaf(self, _addr: int) -> None:
+    def _on_leaf(self, _engine: int, _addr: int, _size: int, _data: int) -> None:
         self._in_leaf = True
         try:
-            *args, number = _ARGS.unpack_from(self._view, self._mb)
-            result = self._trap.leaf(number, args) & _MASK
+            args = _ARGS.unpack_from(self._view, self._mb)
+            result = self._trap.leaf(args[6], args) & _MASK
             _WORD.pack_into(self._view, self._mb_result, result)
         except BaseException as error:
             self._raised = error

@@ -234,6 +234,13 @@ class RawEngine:
             uc_const.UC_HOOK_CODE, _CODE(lambda _uc, addr, _size, _data: function(addr)), begin, end
         )
 
+    def hook_point(self, function: Callable[[int, int, int, int], None], addr: int) -> int:
+        """Before the instruction at ``addr``: ``function`` is the raw callback, to save a call.
+
+        Its arguments (engine, address, size, user data) carry nothing of use.
+        """
+        return self._add_hook(uc_const.UC_HOOK_CODE, _CODE(function), addr, addr)
+
     def hook_block(self, function: Callable[[int], None]) -> int:
         """``function(address)`` at the start of every basic block."""
         return self._add_hook(
