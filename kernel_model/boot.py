@@ -27,6 +27,7 @@ REGISTERED = (
     *(f"kernel_model.helpers.{module.name}" for module in pkgutil.iter_modules(helpers.__path__)),
     "kernel_model.maps.functions",
     "kernel_model.net.stack",
+    "kernel_model.syscalls.bpf_info",
     "kernel_model.syscalls.bpf_map",
     "kernel_model.syscalls.bpf_object",
     "kernel_model.syscalls.bpf_prog",

@@ -87,6 +87,8 @@ class MapObject(KObject):
 
     def read_value(self, off: int, size: int) -> bytes | None:
         """See MapView: the contents are constants only while nobody can write them."""
+        if not 0 <= off <= off + size <= self.value_size:
+            return None
         try:
             return self._kernel.memory.read(self.impl.value_addr(off), size)
         except KernelError:

@@ -62,6 +62,10 @@ class BpfProg(KObject):
         self.name = spec.name
         self.gpl_compatible = spec.gpl_compatible
         self.tag = prog_tag(spec.insns)
+        self.tags: tuple[bytes, ...] = (self.tag,)
+        """One tag a function: that of its final instructions when there are several (jit_subprogs())."""
+        if len(verified.subprogs) > 1:
+            self.tags = tuple(_function_tag(verified, number) for number in range(len(verified.subprogs)))
         self.verified = verified
         self.maps = maps
         self.uid = uid
@@ -71,33 +75,41 @@ class BpfProg(KObject):
         self.request = _request(kernel, verified)
         self.frame_bytes = kernel.compiler.frame_bytes(self.request)
         self.image: NativeImage | None = None
-        if kernel.sysctl["net/core/bpf_jit_enable"]:
-            self.image = self._compile(kernel)
-        self.addr = self._build_struct(kernel)
+        self.addr = self._aux = 0
+        for held in maps:
+            held.get()
+        try:
+            if kernel.sysctl["net/core/bpf_jit_enable"]:
+                self.image = kernel.compiler.compile(self.request, kernel.text.allocate)
+                self._install(kernel, self.image)
+            self._build_struct(kernel)
+        except KernelError:
+            self._free(kernel)
+            raise
         self.id = kernel.progs.add(self)
         kernel.progs_by_addr[self.addr] = self
         self._put_id(kernel, self.id)
-        for held in maps:
-            held.get()
         self._track_pokes(kernel)
 
-    def _compile(self, kernel: Kernel) -> NativeImage:
-        image = kernel.compiler.compile(self.request, kernel.text.allocate)
+    def _install(self, kernel: Kernel, image: NativeImage) -> None:
+        """Put the machine code in place, with its symbols and exception table entries."""
         for number, function in enumerate(image.functions):
             kernel.text.poke(function.addr, function.code)
-            name = function.name or self.name or "F"
-            tag = self.tag.hex()
-            symbol = f"bpf_prog_{tag}_{name if number else self.name or 'main'}"
-            kernel.text.add_symbol(symbol, function.addr, len(function.code))
+            kernel.text.add_symbol(self._symbol(number, function.name), function.addr, len(function.code))
             for entry in function.exceptions:
                 fixup = function.addr + entry.fixup_off
                 kernel.extable[function.addr + entry.off] = (fixup, entry.x86_reg)
-        return image
 
-    def _build_struct(self, kernel: Kernel) -> int:
+    def _symbol(self, number: int, name: str) -> str:
+        """bpf_get_prog_name(): the name from BTF, else the program's; subprograms are then called F."""
+        tag = self.tags[number] if number else self.tag
+        short = name or ("F" if number else self.name)
+        return f"bpf_prog_{tag.hex()}" + (f"_{short}" if short else "")
+
+    def _build_struct(self, kernel: Kernel) -> None:
         layout, memory = kernel.layout["bpf_prog"], kernel.memory
         code = encode(self.verified.insns)
-        addr = kernel.alloc.kmalloc(layout.size + len(code))
+        addr = self.addr = kernel.alloc.kmalloc(layout.size + len(code))
         memory.put_u32(addr + layout.offset("type"), self.type)
         memory.put_u32(addr + layout.offset("expected_attach_type"), self.expected_attach_type)
         memory.put_u32(addr + layout.offset("len"), len(self.verified.insns))
@@ -110,14 +122,12 @@ class BpfProg(KObject):
         if self.image is not None:
             memory.put_u32(addr + layout.offset("jited_len"), len(self.image.functions[0].code))
         aux = kernel.layout["bpf_prog_aux"]
-        aux_addr = kernel.alloc.kmalloc(aux.size)
+        aux_addr = self._aux = kernel.alloc.kmalloc(aux.size)
         memory.put_u64(addr + layout.offset("aux"), aux_addr)
         memory.put_u32(aux_addr + aux.offset("func_cnt"), len(self.verified.subprogs))
         memory.put_u32(aux_addr + aux.offset("stack_depth"), self.verified.subprogs[0].stack_depth)
         memory.write(aux_addr + aux.offset("name"), self.name.encode()[:15])
-        self._aux = aux_addr
         memory.put_u64(addr + layout.offset("bpf_func"), self.entry(kernel, jit=self.image is not None))
-        return addr
 
     def _put_id(self, kernel: Kernel, number: int) -> None:
         kernel.memory.put_u32(self._aux + kernel.layout["bpf_prog_aux"].offset("id"), number)
@@ -229,13 +239,47 @@ class BpfProg(KObject):
         """Bytes of the final instructions."""
         return len(self.verified.insns) * INSN_SIZE
 
+    def ksyms(self, kernel: Kernel) -> list[int]:
+        """The addresses of the functions; an interpreted program has one, the interpreter's."""
+        return [fn.addr for fn in self.image.functions] if self.image else [self.bpf_func(kernel)]
+
+    def func_lens(self) -> list[int]:
+        """The lengths of the functions' machine code."""
+        return [len(fn.code) for fn in self.image.functions] if self.image else [0]
+
+    @property
+    def func_info(self) -> list[tuple[int, int]]:
+        """bpf_func_info records: first slot and BTF type of each function."""
+        return [(each.insn_off, each.type_id) for each in self.verified.func_info]
+
+    @property
+    def line_info(self) -> list[tuple[int, int, int, int]]:
+        """bpf_line_info records."""
+        lines = self.verified.line_info
+        return [(each.insn_off, each.file_name_off, each.line_off, each.line_col) for each in lines]
+
+    def line_addrs(self) -> list[int]:
+        """Where the machine code of each line_info record begins (bpf_prog_fill_jited_linfo())."""
+        out: list[int] = []
+        if self.image is None:
+            return out
+        for slot, *_ in self.line_info:
+            number = self.program().subprog_at(slot)
+            function, start = self.image.functions[number], self.verified.subprogs[number].start
+            # A function's first line begins with its prologue.
+            out.append(function.addr + (function.insn_offs[slot - start] if slot > start else 0))
+        return out
+
     def release(self, kernel: Kernel) -> None:
         """Free code, memory and the references to maps."""
         kernel.progs.remove(self.id)
         del kernel.progs_by_addr[self.addr]
+        self._free(kernel)
+
+    def _free(self, kernel: Kernel) -> None:
         for function in self.image.functions if self.image else ():
             for entry in function.exceptions:
-                del kernel.extable[function.addr + entry.off]
+                kernel.extable.pop(function.addr + entry.off, None)
             kernel.text.free(function.addr)
         for held in self.maps:
             if self in held.poke_progs:
@@ -245,6 +289,20 @@ class BpfProg(KObject):
             self.btf.put(kernel)
         kernel.alloc.kfree(self.addr)
         kernel.alloc.kfree(self._aux)
+
+
+def _function_tag(verified: VerifiedProgram, number: int) -> bytes:
+    """The tag of one function: of its final instructions, calls between functions in the form that the
+    JIT is given (the callee's number in ``off``, 1 in ``imm``)."""
+    function = verified.subprogs[number]
+    starts = {each.start: index for index, each in enumerate(verified.subprogs)}
+    insns = list(verified.insns)
+    for slot in range(function.start, function.end):
+        insn = insns[slot]
+        if insn.code == op.CALL and insn.src == op.BPF_PSEUDO_CALL:
+            callee = starts.get(slot + 1 + insn.imm, 0)
+            insns[slot] = insn._replace(off=callee, imm=1)
+    return prog_tag(insns[function.start : function.end])
 
 
 def _request(kernel: Kernel, verified: VerifiedProgram) -> NativeRequest:

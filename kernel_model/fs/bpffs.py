@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING
 
 from ..errors import KernelError
 from ..objects import KObject
+from ..sysctl import SYSCTLS
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
 
 MOUNT = "/sys/fs/bpf"
+OTHER_FILES = frozenset(
+    (
+        "/proc/kallsyms",
+        "/sys/kernel/tracing/trace_pipe",
+        "/sys/kernel/debug/tracing/trace_pipe",
+        *(f"/proc/sys/{path}" for path in SYSCTLS),
+    )
+)
+"""The files of this kernel that are not on a bpf file system."""
 PINNABLE = ("bpf-map", "bpf-prog", "bpf-link")
 
 
@@ -22,6 +32,7 @@ class BpfFs:
     def __init__(self) -> None:
         self.dirs = {MOUNT}
         self.pins: dict[str, KObject] = {}
+        self._owners: dict[str, int] = {}
 
     def _place(self, path: str) -> str:
         parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -35,23 +46,36 @@ class BpfFs:
             raise KernelError(errno.EPERM, "a name on a bpf file system has no dot")
         return clean
 
-    def pin(self, path: str, obj: KObject) -> None:
-        """BPF_OBJ_PIN: KernelError(EEXIST, ENOENT, EPERM, EINVAL)."""
+    def pin(self, path: str, obj: KObject, uid: int = 0) -> None:
+        """BPF_OBJ_PIN by user ``uid``, whose file it is (mode 0600).
+
+        KernelError(EINVAL, EPERM, ENOENT, EEXIST).
+        """
+        if obj.kind not in PINNABLE:
+            raise KernelError(errno.EINVAL, f"a {obj.kind} cannot be pinned")
         clean = self._place(path)
         if clean in self.pins or clean in self.dirs:
             raise KernelError(errno.EEXIST, f"{path} exists")
-        if obj.kind not in PINNABLE:
-            raise KernelError(errno.EINVAL, f"a {obj.kind} cannot be pinned")
         obj.get()
         self.pins[clean] = obj
+        self._owners[clean] = uid
 
-    def get(self, path: str) -> KObject:
-        """BPF_OBJ_GET: the pinned object with a reference taken; KernelError(ENOENT, EACCES)."""
-        clean = self._place(path)
-        if clean in self.dirs:
+    def get(self, path: str, uid: int = 0) -> KObject:
+        """BPF_OBJ_GET by user ``uid``: the pinned object with a reference taken.
+
+        KernelError(ENOENT) for no such file, EACCES for a file that is no pin or another user's.
+        """
+        if not (path + "/").startswith(MOUNT + "/"):
+            if path in OTHER_FILES:
+                raise KernelError(errno.EACCES, f"{path} is no BPF object")
+            raise KernelError(errno.ENOENT, f"{path} does not exist")
+        if path.rstrip("/") in self.dirs:
             raise KernelError(errno.EACCES, f"{path} is a directory")
+        clean = self._place(path)
         if clean not in self.pins:
             raise KernelError(errno.ENOENT, f"{path} does not exist")
+        if uid not in (0, self._owners[clean]):
+            raise KernelError(errno.EACCES, f"{path} belongs to user {self._owners[clean]}")
         obj = self.pins[clean]
         obj.get()
         return obj
@@ -70,6 +94,7 @@ class BpfFs:
             raise KernelError(errno.EISDIR, f"{path} is a directory")
         if clean not in self.pins:
             raise KernelError(errno.ENOENT, f"{path} does not exist")
+        del self._owners[clean]
         self.pins.pop(clean).put(kernel)
 
     def rmdir(self, path: str) -> None:

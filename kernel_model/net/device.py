@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import KernelError
-from ..uapi.enums import bpf_prog_type
+from ..uapi.enums import bpf_attach_type, bpf_prog_type
 
 if TYPE_CHECKING:
     from ..bpf.prog import BpfProg
@@ -25,6 +25,8 @@ XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 XDP_ACTIONS = ("XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT")
 
 _DESC_SIZE = 16
+_NOT_FOR_DEVICES = (bpf_attach_type.BPF_XDP_DEVMAP, bpf_attach_type.BPF_XDP_CPUMAP)
+IFF_UP = 1
 
 
 class RingDevice(Protocol):
@@ -76,8 +78,8 @@ class NetDevice:
 
     def attach_xdp(self, kernel: Kernel, prog: BpfProg, link: bool) -> None:
         """Put ``prog`` at the hook, native mode. KernelError(EINVAL, EBUSY) as Linux answers."""
-        if prog.type != bpf_prog_type.BPF_PROG_TYPE_XDP:
-            raise KernelError(errno.EINVAL, "not an XDP program")
+        if prog.type != bpf_prog_type.BPF_PROG_TYPE_XDP or prog.expected_attach_type in _NOT_FOR_DEVICES:
+            raise KernelError(errno.EINVAL, "not an XDP program for devices")
         if self.xdp_prog is not None:
             raise KernelError(errno.EBUSY, f"{self.name} has an XDP program already")
         prog.get()
@@ -93,8 +95,6 @@ class NetDevice:
 
     def replace_xdp(self, kernel: Kernel, prog: BpfProg) -> None:
         """BPF_LINK_UPDATE: one program for another, without a gap."""
-        if prog.type != bpf_prog_type.BPF_PROG_TYPE_XDP:
-            raise KernelError(errno.EINVAL, "not an XDP program")
         old, self.xdp_prog = self.xdp_prog, prog
         prog.get()
         self._publish(kernel)
@@ -110,8 +110,31 @@ class NetDevice:
         return kernel.memory.u64(self.adapter + kernel.layout["nic_adapter"].offset(name))
 
     def poll(self, kernel: Kernel, budget: int = NAPI_POLL_WEIGHT) -> int:
-        """One NAPI poll in machine code, then its slow half; how many frames were handled."""
-        return kernel.cpu.call(kernel.text.symbol("nic_poll"), self.adapter, budget)
+        """One NAPI poll in machine code; how many frames were handled (at most ``budget``).
+
+        When the program ends in an exception, the frame counts as aborted and the exception goes on.
+        """
+        try:
+            return kernel.cpu.call(kernel.text.symbol("nic_poll"), self.adapter, budget)
+        except BaseException:
+            self._abandon(kernel)
+            raise
+
+    def _abandon(self, kernel: Kernel) -> None:
+        """Finish a poll that did not return: the frame that was being handled is aborted."""
+        layout = kernel.layout
+        at = kernel.memory.u32(self.adapter + layout["nic_adapter"].offset("rx_next"))
+        handled = (at - self.clean) % RX_RING
+        if handled:
+            buffer = layout["nic_rx_buffer"]
+            slot = self.buffers + (at - 1) % RX_RING * buffer.size
+            start = kernel.memory.u64(slot + buffer.offset("page")) + XDP_PACKET_HEADROOM
+            kernel.memory.put_u32(slot + buffer.offset("verdict"), XDP_ABORTED)
+            kernel.memory.put_u64(slot + buffer.offset("data"), start)
+            kernel.memory.put_u64(
+                slot + buffer.offset("data_end"), start + kernel.memory.u32(slot + buffer.offset("frame_len"))
+            )
+            self.complete(kernel, handled)
 
     def complete(self, kernel: Kernel, count: int) -> None:
         """The slow half: count verdicts, pass frames up, give receive buffers back.
@@ -161,6 +184,7 @@ def probe(kernel: Kernel, card: NicDevice, ifindex: int, direct_map: int) -> Net
     buffers = alloc.kmalloc(RX_RING * buffer.size)
     pages = [alloc.kmalloc(FRAME_SIZE, 4096) for _ in range(RX_RING)]
     memory.put_u32(dev_addr + dev.offset("mtu"), 1500)
+    memory.put_u32(dev_addr + dev.offset("flags"), IFF_UP)
     memory.put_u32(dev_addr + dev.offset("ifindex"), ifindex)
     memory.put_u16(dev_addr + dev.offset("hard_header_len"), 14)
     memory.write(dev_addr + dev.offset("name"), name.encode())

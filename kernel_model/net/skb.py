@@ -7,6 +7,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import KernelError
+
 if TYPE_CHECKING:
     from ..kernel import Kernel
 
@@ -21,10 +23,11 @@ _ETH_P_802_2 = 0x0400  # htons(ETH_P_802_2)
 
 @dataclass
 class SkBuff:
-    """Where a built sk_buff lies: the struct, and its data area (both kmalloc'd)."""
+    """Where a built sk_buff lies: the struct, its data area, and a socket of its own or 0 (all kmalloc'd)."""
 
     addr: int
     head: int
+    sock: int = 0
 
     def data(self, kernel: Kernel) -> bytes:
         """The linear data now."""
@@ -36,22 +39,38 @@ class SkBuff:
         """kfree_skb()."""
         kernel.alloc.kfree(self.head)
         kernel.alloc.kfree(self.addr)
+        kernel.alloc.kfree(self.sock)
 
 
 def build_skb(
-    kernel: Kernel, frame: bytes, dev: int, ifindex: int, dev_addr: bytes, pull_mac: bool, sk: int = 0
+    kernel: Kernel,
+    frame: bytes,
+    dev: int,
+    ifindex: int,
+    dev_addr: bytes,
+    pull_mac: bool,
+    sk: int = 0,
+    sock: bool = False,
 ) -> SkBuff:
     """An sk_buff as the receive path makes it, after eth_type_trans().
 
     ``pull_mac``: data begins behind the Ethernet header (what protocol handlers and most program
-    types see); otherwise at it (tc and packet sockets, which push it back).
+    types see); otherwise at it (tc and packet sockets, which push it back). ``sk`` is the socket that it
+    belongs to, ``sock`` gives it one of its own. KernelError(ENOMEM) leaves nothing behind.
     """
     memory, layout = kernel.memory, kernel.layout["sk_buff"]
     room = NET_SKB_PAD + len(frame)
     end = -(-room // _SHARED_INFO_ALIGN) * _SHARED_INFO_ALIGN
     shinfo = kernel.layout["skb_shared_info"].size
-    head = kernel.alloc.kmalloc(end + shinfo)
-    addr = kernel.alloc.kmalloc(layout.size)
+    skb = SkBuff(0, 0)
+    try:
+        head = skb.head = kernel.alloc.kmalloc(end + shinfo)
+        addr = skb.addr = kernel.alloc.kmalloc(layout.size)
+        if sock:
+            sk = skb.sock = kernel.alloc.kmalloc(kernel.layout["sock"].size)
+    except KernelError:
+        skb.free(kernel)
+        raise
     memory.write(head + NET_SKB_PAD, frame)
     protocol, packet_type = _classify(frame, dev_addr)
     pulled = min(ETH_HLEN, len(frame)) if pull_mac else 0
@@ -82,7 +101,7 @@ def build_skb(
     packet = layout.member("pkt_type")
     at = addr + packet.offset
     memory.put_u8(at, memory.u8(at) | packet_type << packet.bit_offset)
-    return SkBuff(addr, head)
+    return skb
 
 
 def _classify(frame: bytes, dev_addr: bytes) -> tuple[int, int]:

@@ -34,12 +34,15 @@ class NetStack:
         except KeyError:
             raise KernelError(errno.ENODEV, f"no device has index {ifindex}") from None
 
+    def exists(self, kernel: Kernel, ifindex: int) -> bool:
+        """Is there a device with that index, the loopback included?"""
+        return ifindex < MAX_NETDEVS and bool(kernel.memory.u64(kernel.data["netdev_table"] + 8 * ifindex))
+
     def dev_addr(self, kernel: Kernel, ifindex: int) -> int:
         """The struct net_device of an index; KernelError(ENODEV)."""
-        addr = kernel.memory.u64(kernel.data["netdev_table"] + 8 * ifindex) if ifindex < MAX_NETDEVS else 0
-        if not addr:
+        if not self.exists(kernel, ifindex):
             raise KernelError(errno.ENODEV, f"no device has index {ifindex}")
-        return addr
+        return kernel.memory.u64(kernel.data["netdev_table"] + 8 * ifindex)
 
     def add_loopback(self, kernel: Kernel) -> None:
         """Register ``lo``: index 1, no card behind it."""

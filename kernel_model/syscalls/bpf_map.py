@@ -15,6 +15,7 @@ from ..maps.array import FdArrayMap, ProgArrayMap
 from ..maps.attr import RDONLY, WRONLY, Creator, MapAttr
 from ..maps.map_in_map import ArrayOfMaps, HashOfMaps
 from ..objects import KObject
+from ..bpf.map_btf import map_check_btf
 from .bpf import Call, command
 from .table import as_int
 
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
 FMODE_READ, FMODE_WRITE = 1, 2
 
 
-def _access(flags: int) -> int:
-    """File mode bits from BPF_F_RDONLY and BPF_F_WRONLY (bpf_get_file_flag); 0 flags: both."""
+def file_access(flags: int) -> int:
+    """File mode bits from BPF_F_RDONLY and BPF_F_WRONLY (bpf_get_file_flag); neither: both bits.
+
+    KernelError(EINVAL) when both are given.
+    """
+    if flags & RDONLY and flags & WRONLY:
+        raise KernelError(errno.EINVAL, "BPF_F_RDONLY with BPF_F_WRONLY")
     return (0 if flags & WRONLY else FMODE_READ) | (0 if flags & RDONLY else FMODE_WRITE)
 
 
@@ -52,12 +58,13 @@ def map_create(call: Call) -> int:
     if attr["btf_key_type_id"] or attr["btf_value_type_id"]:
         try:
             btf = call.object(attr["btf_fd"], BtfObject)
+            map_check_btf(impl, btf.parsed(), attr["btf_key_type_id"], attr["btf_value_type_id"])
         except KernelError:
             impl.free(kernel)
             raise
         btf.get()
         impl.set_btf(kernel, attr["btf_key_type_id"], attr["btf_value_type_id"])
-    return call.install(MapObject(kernel, impl, btf), _access(attr["map_flags"]))
+    return call.install(MapObject(kernel, impl, btf), file_access(attr["map_flags"]))
 
 
 def _key(call: Call, held: MapObject) -> bytes:

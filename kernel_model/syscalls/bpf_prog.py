@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..bpf.btf_object import BtfObject
 from ..bpf.btf_view import ProgramBtfView
@@ -23,9 +22,6 @@ from ..verifier.log import VerifierLog
 from .bpf import Call, command
 from .table import as_int, read_string
 
-if TYPE_CHECKING:
-    pass
-
 _LICENSE_MAX = 128
 _GPL_COMPATIBLE = {
     b"GPL",
@@ -37,41 +33,83 @@ _GPL_COMPATIBLE = {
 }
 """Linux's list (include/linux/license.h)."""
 
-_NET_ADMIN_TYPES = frozenset(
-    number
-    for number in bpf_prog_type
-    if number
-    not in (
-        bpf_prog_type.BPF_PROG_TYPE_SOCKET_FILTER,
-        bpf_prog_type.BPF_PROG_TYPE_CGROUP_SKB,
-        bpf_prog_type.BPF_PROG_TYPE_KPROBE,
-        bpf_prog_type.BPF_PROG_TYPE_TRACEPOINT,
-        bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT,
-        bpf_prog_type.BPF_PROG_TYPE_RAW_TRACEPOINT,
-        bpf_prog_type.BPF_PROG_TYPE_TRACING,
-        bpf_prog_type.BPF_PROG_TYPE_SYSCALL,
+_T = bpf_prog_type
+_UNPRIVILEGED_TYPES = frozenset((_T.BPF_PROG_TYPE_SOCKET_FILTER, _T.BPF_PROG_TYPE_CGROUP_SKB))
+_PERFMON_TYPES = frozenset(
+    (
+        _T.BPF_PROG_TYPE_KPROBE,
+        _T.BPF_PROG_TYPE_TRACEPOINT,
+        _T.BPF_PROG_TYPE_PERF_EVENT,
+        _T.BPF_PROG_TYPE_RAW_TRACEPOINT,
+        _T.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE,
+        _T.BPF_PROG_TYPE_TRACING,
+        _T.BPF_PROG_TYPE_LSM,
+        _T.BPF_PROG_TYPE_STRUCT_OPS,
+        _T.BPF_PROG_TYPE_EXT,
     )
 )
+"""is_perfmon_prog_type()."""
+_NET_ADMIN_TYPES = frozenset(
+    (
+        _T.BPF_PROG_TYPE_SCHED_CLS,
+        _T.BPF_PROG_TYPE_SCHED_ACT,
+        _T.BPF_PROG_TYPE_XDP,
+        _T.BPF_PROG_TYPE_LWT_IN,
+        _T.BPF_PROG_TYPE_LWT_OUT,
+        _T.BPF_PROG_TYPE_LWT_XMIT,
+        _T.BPF_PROG_TYPE_LWT_SEG6LOCAL,
+        _T.BPF_PROG_TYPE_SK_SKB,
+        _T.BPF_PROG_TYPE_SK_MSG,
+        _T.BPF_PROG_TYPE_FLOW_DISSECTOR,
+        _T.BPF_PROG_TYPE_CGROUP_DEVICE,
+        _T.BPF_PROG_TYPE_CGROUP_SOCK,
+        _T.BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+        _T.BPF_PROG_TYPE_CGROUP_SOCKOPT,
+        _T.BPF_PROG_TYPE_CGROUP_SYSCTL,
+        _T.BPF_PROG_TYPE_SOCK_OPS,
+        _T.BPF_PROG_TYPE_EXT,
+        _T.BPF_PROG_TYPE_NETFILTER,
+    )
+)
+"""is_net_admin_prog_type(). CGROUP_SKB needs CAP_BPF or nothing, SK_REUSEPORT CAP_BPF alone."""
+
+_BPF_F_TOKEN_FD = 1 << 16
+_PROG_FLAGS = 0xFF | _BPF_F_TOKEN_FD
+"""BPF_F_STRICT_ALIGNMENT to BPF_F_TEST_REG_INVARIANTS, and the token."""
 _FUNC_INFO_MIN, _LINE_INFO_MIN, _INFO_MAX = 8, 16, 252
+
+
+def _check_rights(call: Call) -> None:
+    """KernelError(EPERM) when the caller lacks a capability for the program's type."""
+    task, prog_type = call.task, call.attr["prog_type"]
+    if not task.bpf_capable(CAP_BPF):
+        if call.kernel.sysctl["kernel/unprivileged_bpf_disabled"]:
+            raise KernelError(errno.EPERM, "loading programs needs CAP_BPF")
+        if prog_type not in _UNPRIVILEGED_TYPES:
+            raise KernelError(errno.EPERM, "this program type needs CAP_BPF")
+    if prog_type in _NET_ADMIN_TYPES and not task.bpf_capable(CAP_NET_ADMIN):
+        raise KernelError(errno.EPERM, "this program type needs CAP_NET_ADMIN")
+    if prog_type in _PERFMON_TYPES and not task.bpf_capable(CAP_PERFMON):
+        raise KernelError(errno.EPERM, "this program type needs CAP_PERFMON")
 
 
 @command("PROG_LOAD")
 def prog_load(call: Call) -> int:
     """BPF_PROG_LOAD: verify, compile, and give a descriptor."""
     attr, task, kernel = call.attr, call.task, call.kernel
-    unprivileged = attr["prog_type"] in (1, 8)
-    if kernel.sysctl["kernel/unprivileged_bpf_disabled"] and not task.bpf_capable(CAP_BPF):
-        raise KernelError(errno.EPERM, "loading programs needs CAP_BPF")
+    if attr["prog_flags"] & ~_PROG_FLAGS:
+        raise KernelError(errno.EINVAL, f"unknown prog_flags {attr['prog_flags'] & ~_PROG_FLAGS:#x}")
+    if attr["prog_flags"] & _BPF_F_TOKEN_FD:
+        raise NotModelled("BPF tokens", errno.EBADF)
+    license_text = _license(call)
     limit = BPF_COMPLEXITY_LIMIT_INSNS if task.bpf_capable(CAP_BPF) else BPF_MAXINSNS
     if not 0 < attr["insn_cnt"] <= limit:
         raise KernelError(errno.E2BIG, f"{attr['insn_cnt']} instructions")
-    if not unprivileged and not task.bpf_capable(CAP_BPF):
-        raise KernelError(errno.EPERM, "this program type needs CAP_BPF")
-    if attr["prog_type"] in _NET_ADMIN_TYPES and not task.bpf_capable(CAP_NET_ADMIN):
-        raise KernelError(errno.EPERM, "this program type needs CAP_NET_ADMIN")
+    _check_rights(call)
     if attr["prog_ifindex"]:
         raise NotModelled("programs offloaded to a device", errno.EINVAL)
-    license_text = _license(call)
+    if bool(attr["log_buf"]) != bool(attr["log_size"]):
+        raise KernelError(errno.EINVAL, "log_buf and log_size go together")
     log = VerifierLog(attr["log_level"], attr["log_size"], has_buffer=bool(attr["log_buf"]))
     insns = tuple(decode(call.read(attr["insns"], attr["insn_cnt"] * INSN_SIZE)))
     spec, btf = _spec(call, insns, license_text in _GPL_COMPATIBLE)
@@ -91,11 +129,11 @@ def prog_load(call: Call) -> int:
     failed = _finish_log(call, log)
     if failed:
         raise KernelError(failed, "the log buffer is too small")
-    maps = [held for used in verified.used_maps for held in kernel.maps if held.addr == used.addr]
-    prog = BpfProg(kernel, spec, verified, maps, task.uid)
-    prog.btf = btf
+    by_addr = {held.addr: held for held in kernel.maps}
+    prog = BpfProg(kernel, spec, verified, [by_addr[used.addr] for used in verified.used_maps], task.uid)
     if btf is not None:
         btf.get()
+        prog.btf = btf
     return call.install(prog)
 
 
