@@ -13,6 +13,7 @@ from typing import Final
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 
+from . import bounds as bd
 from . import tnum
 from .env import MAX_BPF_STACK, Env, InsnAux
 from .pending import push_stack
@@ -117,7 +118,11 @@ def sanitize_pointer(
     # The masked number may come out as zero: follow that, too.
     regs = env.frame.regs
     saved = regs[insn.dst]
-    if not ptr_is_dst:
+    if ptr_is_dst:
+        bounds = saved.bounds.copy()
+        bd.set_unbounded32(bounds)
+        regs[insn.dst] = saved.with_bounds(bounds)
+    else:
         regs[insn.dst] = ptr
     speculative_path(env, None, env.insn_idx + 1, env.insn_idx)
     regs[insn.dst] = saved

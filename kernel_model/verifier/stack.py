@@ -143,7 +143,8 @@ def _write_fixed(env: Env, frame: FuncState, off: int, size: int, value_regno: i
     reg = cur.regs[value_regno] if value_regno >= 0 else None
     if not env.bypass_spec_v4:
         sanitize = reg is not None and reg.type & BASE_MASK in SPILLABLE
-        if sanitize or any(kind not in _FIXED for kind in slot.types[:size]):
+        top = (-off - 1) % 8 + 1
+        if sanitize or any(kind not in _FIXED for kind in slot.types[top - size : top]):
             env.aux[insn_idx].nospec_result = True
     if size == 8 and off % 8 == 0:
         env.liveness.mark_write(frame.frameno, 1 << spi)
