@@ -48,7 +48,7 @@ class Paging(Protocol):
     def free_user_half(self, root: int) -> None: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Ports:
     """Everything from outside. ``physical`` is RAM as bytes, ``vmalloc_start`` where kernel stacks go."""
 
@@ -64,19 +64,8 @@ class Ports:
     vmalloc_start: int
 
 
-class Kernel:
-    """The simulated kernel (kernel_model.ports.Services among other things)."""
-
-    memory: Memory
-    alloc: KernelAllocator
-    cpu: Cpu
-    text: Text
-    clock: Clock
-    random: Random
-    paging: Paging
-    physical: memoryview
-    compiler: NativeCompiler
-    vmalloc_start: int
+class Kernel(Ports):
+    """The simulated kernel: the ports, and all state (kernel_model.ports.Services among other things)."""
 
     def __init__(
         self,

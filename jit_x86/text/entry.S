@@ -37,8 +37,8 @@ ENTRY(__call_from_model)
 	mov qword ptr [r11 + MB_REASON], REASON_RETURNED
 	hlt
 
-# A leaf function in Python: the machine's hook sits on __leaf_point. eax is the function's number.
-ENTRY(__leaf_trap)
+# What a stub hands over: the function's number (eax) and its arguments.
+.macro save_call
 	movabs r11, SYM_mailbox
 	mov [r11 + MB_NUMBER], rax
 	mov [r11 + MB_ARG0], rdi
@@ -47,6 +47,11 @@ ENTRY(__leaf_trap)
 	mov [r11 + MB_ARG3], rcx
 	mov [r11 + MB_ARG4], r8
 	mov [r11 + MB_ARG5], r9
+.endm
+
+# A leaf function in Python: the machine's hook sits on __leaf_point. eax is the function's number.
+ENTRY(__leaf_trap)
+	save_call
 ENTRY_UNALIGNED(__leaf_point)
 	nop
 	mov rax, [r11 + MB_RESULT]
@@ -54,14 +59,7 @@ ENTRY_UNALIGNED(__leaf_point)
 
 # A function in Python that may itself call emulated text: the run ends, and goes on at __leave_resume.
 ENTRY(__leave_trap)
-	movabs r11, SYM_mailbox
-	mov [r11 + MB_NUMBER], rax
-	mov [r11 + MB_ARG0], rdi
-	mov [r11 + MB_ARG1], rsi
-	mov [r11 + MB_ARG2], rdx
-	mov [r11 + MB_ARG3], rcx
-	mov [r11 + MB_ARG4], r8
-	mov [r11 + MB_ARG5], r9
+	save_call
 	mov [r11 + MB_STACK], rsp
 	mov qword ptr [r11 + MB_REASON], REASON_LEFT
 	hlt
