@@ -19,6 +19,8 @@ _SHARED_INFO_ALIGN = 64
 PACKET_HOST, PACKET_BROADCAST, PACKET_MULTICAST, PACKET_OTHERHOST = range(4)
 ETH_P_802_3_MIN = 0x600
 _ETH_P_802_2 = 0x0400  # htons(ETH_P_802_2)
+_ETH_P_802_3 = 0x0100  # htons(ETH_P_802_3)
+ETH_BROADCAST = b"\xff" * 6
 
 
 @dataclass
@@ -51,6 +53,7 @@ def build_skb(
     pull_mac: bool,
     sk: int = 0,
     sock: bool = False,
+    broadcast: bytes = ETH_BROADCAST,
 ) -> SkBuff:
     """An sk_buff as the receive path makes it, after eth_type_trans().
 
@@ -72,7 +75,7 @@ def build_skb(
         skb.free(kernel)
         raise
     memory.write(head + NET_SKB_PAD, frame)
-    protocol, packet_type = _classify(frame, dev_addr)
+    protocol, packet_type = _classify(frame, dev_addr, broadcast)
     pulled = min(ETH_HLEN, len(frame)) if pull_mac else 0
     for name, value in (
         ("head", head),
@@ -104,12 +107,12 @@ def build_skb(
     return skb
 
 
-def _classify(frame: bytes, dev_addr: bytes) -> tuple[int, int]:
+def _classify(frame: bytes, dev_addr: bytes, broadcast: bytes) -> tuple[int, int]:
     """Protocol (network byte order, as the u16 reads in memory) and packet type: eth_type_trans()."""
     dest = frame[:6]
     if dest == dev_addr:
         packet_type = PACKET_HOST
-    elif dest == b"\xff" * 6:
+    elif dest == broadcast and dest[0] & 1:
         packet_type = PACKET_BROADCAST
     elif dest and dest[0] & 1:
         packet_type = PACKET_MULTICAST
@@ -119,5 +122,6 @@ def _classify(frame: bytes, dev_addr: bytes) -> tuple[int, int]:
         return 0, packet_type
     big = int(struct.unpack_from(">H", frame, 12)[0])
     if big < ETH_P_802_3_MIN:
-        return _ETH_P_802_2, packet_type
+        raw_ipx = frame[ETH_HLEN : ETH_HLEN + 2] == b"\xff\xff"
+        return (_ETH_P_802_3 if raw_ipx else _ETH_P_802_2), packet_type
     return int(struct.unpack_from("<H", frame, 12)[0]), packet_type

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..bpf.prog import BpfProg
 from ..errors import KernelError, NotModelled
 from ..net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
-from ..net.skb import ETH_HLEN, NET_IP_ALIGN, NET_SKB_PAD, build_skb
+from ..net.skb import ETH_BROADCAST, ETH_HLEN, NET_IP_ALIGN, NET_SKB_PAD, build_skb
 from ..net.skb_ctx import SKB_CTX_SIZE, ctx_ifindex, ctx_to_skb, skb_to_ctx
 from ..net.stack import LOOPBACK_IFINDEX
 from ..uapi.bpf_attr import PAGE_SIZE
@@ -205,7 +205,11 @@ def _run_skb(call: Call, prog: BpfProg) -> int:
     # The switch of bpf_prog_test_run_skb(): tc programs see the Ethernet header, the others what is behind.
     layer2 = prog.type != _T.BPF_PROG_TYPE_SOCKET_FILTER
     mac = kernel.memory.read(dev + kernel.layout["net_device"].offset("dev_addr"), 6)
-    skb = build_skb(kernel, frame, dev, ifindex, mac, pull_mac=not layer2, sock=True)
+    # The loopback has no hardware address and no broadcast address.
+    broadcast = bytes(6) if ifindex == LOOPBACK_IFINDEX else ETH_BROADCAST
+    skb = build_skb(
+        kernel, frame, dev, ifindex, mac, pull_mac=not layer2, sock=True, broadcast=broadcast
+    )
     try:
         kernel.memory.put_u32(skb.addr + kernel.layout["sk_buff"].offset("skb_iif"), 0)
         if ctx is not None:

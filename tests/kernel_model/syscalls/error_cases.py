@@ -32,6 +32,7 @@ class World:
         self.bpf = Bpf(process)
         self.other_fd = other_fd
         """An open descriptor that is no BPF object."""
+        self.for_once: list[int] = []
 
     def raw(self, cmd: str | int, size: int | None = None, tail: bytes = b"", **fields: Any) -> int:
         """The system call's own answer."""
@@ -47,6 +48,19 @@ class World:
         addr = int(self.process.alloc(max(len(data), 8)))
         self.process.write(addr, data)
         return addr
+
+    def map_for_once(self, map_type: int) -> int:
+        """An empty map that is closed when the case is over."""
+        self.for_once.append(self.bpf.map_create(map_type, 4, 4, 4))
+        return self.for_once[-1]
+
+    def answer(self, case: Case) -> int:
+        """0 for success, else the errno; descriptors that the case opened are closed."""
+        result = case.call(self)
+        self.for_once += [result] if result > 2 else []
+        while self.for_once:
+            self.bpf.close(self.for_once.pop())
+        return -result if result < 0 else 0
 
     @cached_property
     def array(self) -> int:
@@ -307,7 +321,7 @@ case(
 case(
     "next key of an empty map",
     E.ENOENT,
-    lambda w: w.raw("MAP_GET_NEXT_KEY", map_fd=w.bpf.map_create(HASH, 4, 4, 1), next_key=w.buf(bytes(8))),
+    lambda w: w.raw("MAP_GET_NEXT_KEY", map_fd=w.map_for_once(HASH), next_key=w.buf(bytes(8))),
 )
 case("freezing twice", E.EPERM, lambda w: w.raw("MAP_FREEZE", map_fd=w.frozen))
 case("freezing a program", E.EINVAL, lambda w: w.raw("MAP_FREEZE", map_fd=w.xdp))
@@ -339,7 +353,7 @@ case(
 
 
 def _mixed_owner(w: World) -> int:
-    progs = w.bpf.map_create(PROG_ARRAY, 4, 4, 4)
+    progs = w.map_for_once(PROG_ARRAY)
     w.bpf.map_update(progs, bytes(4), struct.pack("<I", w.xdp))
     return w.raw(
         "MAP_UPDATE_ELEM", map_fd=progs, key=w.buf(b"\1\0\0\0"), value=w.buf(struct.pack("<I", w.filter))
@@ -350,7 +364,7 @@ case("a program array holds one type of program", E.EINVAL, _mixed_owner)
 
 
 def _in_progs(w: World) -> int:
-    progs = w.bpf.map_create(PROG_ARRAY, 4, 4, 4)
+    progs = w.map_for_once(PROG_ARRAY)
     w.bpf.map_update(progs, bytes(4), struct.pack("<I", w.xdp))
     return w.raw("MAP_LOOKUP_ELEM", map_fd=progs, key=w.buf(bytes(4)), value=w.buf(bytes(8)))
 

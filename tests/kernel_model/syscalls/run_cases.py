@@ -41,7 +41,14 @@ def outcome(process: Any, prog_fd: int, case: RunCase) -> dict[str, Any]:
         return addr
 
     out, ctx_out = buf(bytes(ROOM)), buf(bytes(ROOM))
-    ctx = {"ctx_in": buf(case.ctx), "ctx_size_in": len(case.ctx)} if case.ctx else {}
+    ctx = {}
+    if case.ctx:
+        ctx = {
+            "ctx_in": buf(case.ctx),
+            "ctx_size_in": len(case.ctx),
+            "ctx_out": ctx_out,
+            "ctx_size_out": ROOM,
+        }
     attr = pack(
         "PROG_TEST_RUN",
         prog_fd=prog_fd,
@@ -49,8 +56,6 @@ def outcome(process: Any, prog_fd: int, case: RunCase) -> dict[str, Any]:
         data_size_in=len(case.packet),
         data_out=out,
         data_size_out=ROOM,
-        ctx_out=ctx_out,
-        ctx_size_out=ROOM,
         repeat=case.repeat,
         **ctx,
     )
@@ -95,7 +100,7 @@ r2 = *(u32 *)(r6 +0)
 r3 = *(u32 *)(r6 +4)
 r4 = r2
 r4 += 14
-if r4 > r3 goto +1
+if r4 > r3 goto pc+1
 *(u32 *)(r2 +0) = 305419896
 r0 = r7
 exit
@@ -142,7 +147,7 @@ RUN_CASES = (
         r4 = r2
         r4 += 4
         r0 = 0
-        if r4 > r3 goto +1
+        if r4 > r3 goto pc+1
         r0 = *(u32 *)(r2 +0)
         exit
     """,
@@ -169,20 +174,9 @@ RUN_CASES = (
     RunCase("legacy loads of the link layer", SOCKET_FILTER, "r6 = r1\nr0 = *(u16 *)skb[-1048564]\nexit"),
     RunCase("a classifier's length", SCHED_CLS, "r0 = *(u32 *)(r1 +0)\nexit"),
     RunCase(
-        "a classifier writes",
+        "a classifier writes its context",
         SCHED_CLS,
-        """
-        r2 = *(u32 *)(r1 +76)
-        r3 = *(u32 *)(r1 +80)
-        r4 = r2
-        r4 += 14
-        if r4 > r3 goto +1
-        *(u32 *)(r2 +0) = 305419896
-        *(u32 *)(r1 +8) = 5
-        *(u32 *)(r1 +32) = 6
-        r0 = -1
-        exit
-    """,
+        "*(u32 *)(r1 +8) = 5\n*(u32 *)(r1 +32) = 6\n*(u32 *)(r1 +48) = 7\nr0 = -1\nexit",
         ctx=skb(mark=1, priority=2, wire_len=70),
     ),
     RunCase("a classifier's wire_len", SCHED_CLS, "r0 = *(u32 *)(r1 +160)\nexit"),
