@@ -137,7 +137,8 @@ def disasm(
 ) -> Status:
     """Disassemble BPF programs, or the code the JIT made of them.
 
-    By default the programs of OBJECT as the object has them, in the syntax of the verifier's log. -v shows the bytes of each instruction.
+    By default the programs of OBJECT as the object has them, in the syntax of the verifier's log. -v shows
+    the bytes of each instruction.
     """
     if (object_path is None) == (hex_text is None):
         raise InputError("disasm: give either OBJECT or --hex")

@@ -64,6 +64,8 @@ def message(error: BaseException) -> str:
     if isinstance(error, click.ClickException):
         return printable(error.format_message())
     text = str(error) or type(error).__name__
+    if type(error).__name__ == "NotModelled":
+        text = f"not modelled: {getattr(error, 'feature', text)}"
     if type(error).__name__ == "BudgetSpent":
         text = "runaway program (the interpreter's budget is used up)"
     if status_of(error) is Status.INTERNAL:

@@ -12,8 +12,7 @@ from kernel_model.net.device import XDP_ACTIONS
 from kernel_model.uapi.enums import bpf_attach_type, bpf_prog_type
 
 from ..machine import FIRST_NIC_IFINDEX, Machine
-from ..process import Process
-from ..userspace.bpf import Bpf, SyscallError
+from ..userspace.bpf import Bpf
 from ..userspace.pcap import Frame
 
 BURST = 64
@@ -102,11 +101,10 @@ class TestRunHook:
 
     __test__ = False
 
-    def __init__(self, verdicts: Sequence[str], name_of: Callable[[int], str], process: Process) -> None:
+    def __init__(self, verdicts: Sequence[str], name_of: Callable[[int], str]) -> None:
         self.name = "BPF_PROG_TEST_RUN"
         self.verdicts = tuple(verdicts)
         self._name_of = name_of
-        self._process = process
 
     def attach(self, bpf: Bpf, prog_fd: int) -> None:
         """Nothing: every run names its program."""
@@ -124,13 +122,7 @@ class TestRunHook:
         outcomes = []
         for frame in frames:
             follow_clock(machine, frames[0], frame)
-            try:
-                run = bpf.prog_test_run(prog_fd, frame.data)
-            except SyscallError:
-                reason = self._process.last_error
-                if isinstance(reason, NotModelled):
-                    raise reason from None
-                raise
+            run = bpf.prog_test_run(prog_fd, frame.data)
             outcomes.append(FrameOutcome(run.retval, self._name_of(run.retval), run.data))
             progress(1)
         return outcomes
@@ -178,10 +170,10 @@ _TEST_RUN: dict[int, tuple[Sequence[str], Callable[[int], str]]] = {
 }
 
 
-def hook_for(prog_type: int, process: Process) -> Hook:
+def hook_for(prog_type: int) -> Hook:
     """The hook for a program type; NotModelled for types that no packet reaches."""
     if prog_type == _T.BPF_PROG_TYPE_XDP:
         return XdpHook()
     if prog_type in _TEST_RUN:
-        return TestRunHook(*_TEST_RUN[prog_type], process)
+        return TestRunHook(*_TEST_RUN[prog_type])
     raise NotModelled(f"packets for programs of type {_T(prog_type).name}")

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kernel_model.errors import NotModelled
 from kernel_model.interpreter import BudgetSpent, InterpreterFault
 from kernel_model.uapi.enums import bpf_prog_type
 
@@ -23,12 +22,13 @@ from ..machine import Machine, Snapshot
 from ..process import Process
 from ..trace import Comparison, InterpreterRecorder, JitRecorder, Recording, TraceFull, compare
 from ..trace.report import explain
-from ..userspace.bpf import Bpf, SyscallError
+from ..userspace.bpf import Bpf
 from ..userspace.loader import LoadedObject, load
 from ..userspace.object import ObjectError, ObjectSpec, ProgSpec
 from ..userspace.pcap import Frame
 from .hooks import BURST, FrameOutcome, Hook, hook_for
 from .mapdump import MapDump, dump_all
+from .witness import Witness, witnessed
 
 JIT, INTERPRETER = "jit", "interpreter"
 ENGINES = (JIT, INTERPRETER)
@@ -125,8 +125,8 @@ def run_job(job: Job, progress: Progress | None = None) -> Report:
     """Do it. Raises what the loader raises, NotModelled for what the machine cannot do, and
     SyscallError when attaching fails.
     """
-    with Machine.boot(seed=job.seed, cpus=job.cpus) as machine:
-        return _Run(machine, job, progress or _silent).run()
+    with _prepared(job, progress or _silent) as run:
+        return run.run()
 
 
 def trace_frame(job: Job, number: int) -> tuple[dict[str, Recording], dict[str, EngineResult]]:
@@ -135,8 +135,8 @@ def trace_frame(job: Job, number: int) -> tuple[dict[str, Recording], dict[str, 
     What each engine did, and its recording, by the engine's name. IndexError when there is no
     such frame.
     """
-    with Machine.boot(seed=job.seed, cpus=job.cpus) as machine:
-        return _Run(machine, job, _silent).trace_frame(number)
+    with _prepared(job, _silent) as run:
+        return run.trace_frame(number)
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -153,25 +153,42 @@ def _ignore(count: int) -> None:
     """Progress inside a pass that nobody watches."""
 
 
+@contextmanager
+def _prepared(job: Job, progress: Progress) -> Iterator[_Run]:
+    """A booted machine with the job's program attached."""
+    with Machine.boot(seed=job.seed, cpus=job.cpus) as machine:
+        process = machine.process(comm="bpfsim")
+        with witnessed(process, job.object.path) as witness:
+            yield _Run(machine, process, witness, job, progress)
+
+
+def _fits(frame: Frame) -> bool:
+    """Whether the card takes the frame."""
+    return MIN_FRAME <= len(frame.data) <= MAX_FRAME
+
+
 class _Run:
-    def __init__(self, machine: Machine, job: Job, progress: Progress) -> None:
+    def __init__(
+        self, machine: Machine, process: Process, witness: Witness, job: Job, progress: Progress
+    ) -> None:
         self.machine = machine
+        self.process = process
+        self.witness = witness
         self.job = job
         self.progress = progress
-        self.process: Process = machine.process(comm="bpfsim")
         spec = _chosen(job)
-        bpf = Bpf(self.process)
         self.loaded: LoadedObject = load_object(
             self.process, job.object, _needed(job.object, spec), job.prog_type, job.cpus
         )
         prog_type = spec.type if spec.type is not None else job.prog_type
         assert prog_type is not None
-        self.hook: Hook = hook_for(prog_type, self.process)
+        self.hook: Hook = hook_for(prog_type)
         self.prog_fd = self.loaded.progs[spec.name].fd
+        bpf = self.loaded.bpf
         for fill in job.fills:
             self._fill(bpf, fill)
-        self._attach(bpf)
-        frames = tuple(frame for frame in job.frames if MIN_FRAME <= len(frame.data) <= MAX_FRAME)
+        self.hook.attach(self._bpf(), self.prog_fd)
+        frames = tuple(filter(_fits, job.frames))
         self.report = Report(
             job,
             spec,
@@ -195,13 +212,9 @@ class _Run:
                 raise ObjectError(self.job.object.path, "", None, cause)
         bpf.map_update(target.fd, fill.key, fill.value)
 
-    def _attach(self, bpf: Bpf) -> None:
-        try:
-            self.hook.attach(bpf, self.prog_fd)
-        except SyscallError:
-            if isinstance(self.process.last_error, NotModelled):
-                raise self.process.last_error from None
-            raise
+    def _bpf(self) -> Bpf:
+        """System calls for one pass: memory that was handed out before the restore is gone."""
+        return Bpf(self.witness)
 
     def run(self) -> Report:
         """Everything."""
@@ -220,25 +233,25 @@ class _Run:
         frames = self.job.frames
         if not 0 <= number < len(frames):
             raise IndexError(f"no packet {number}: there are {len(frames)}")
-        if frames[number] not in self.report.frames:
+        if not _fits(frames[number]):
             raise IndexError(
                 f"packet {number} has {len(frames[number].data)} bytes, which the card does not take"
             )
-        before = tuple(frame for frame in frames[:number] if frame in self.report.frames)
+        before = tuple(filter(_fits, frames[:number]))
         start = self.machine.snapshot()
         recordings: dict[str, Recording] = {}
         results: dict[str, EngineResult] = {}
         for engine in self.job.engines:
             self._start(start, engine)
-            bpf = Bpf(self.process)
+            bpf = self._bpf()
             results[engine] = EngineResult(engine)
             recordings[engine] = Recording(limit=TRACE_STEPS)
             try:
                 if before:
-                    self.hook.feed(self.machine, bpf, self.prog_fd, before, _ignore)
+                    self._feed(bpf, before, _ignore)
                 one = (frames[number],)
                 with suppress(TraceFull), _RECORDERS[engine](self.machine, recordings[engine]):
-                    results[engine].outcomes = self.hook.feed(self.machine, bpf, self.prog_fd, one, _ignore)
+                    results[engine].outcomes = self._feed(bpf, one, _ignore)
             except FAULTS as fault:
                 results[engine].fault = fault
         return recordings, results
@@ -268,8 +281,7 @@ class _Run:
         """One engine over all frames, from the frozen start."""
         machine = self.machine
         self._start(start, engine)
-        # Memory that was handed out after the snapshot is gone, so every pass has a new arena.
-        bpf = Bpf(self.process)
+        bpf = self._bpf()
         result = EngineResult(engine)
         what = f"{engine}, watched" if recording is not None else engine
         done = 0
@@ -281,11 +293,11 @@ class _Run:
 
         try:
             if recording is None:
-                result.outcomes = self.hook.feed(machine, bpf, self.prog_fd, frames, advance)
+                result.outcomes = self._feed(bpf, frames, advance)
             else:
                 # One by one: a watched run is slow, and the watchdog looks at each stay in the CPU.
                 with suppress(TraceFull), _RECORDERS[engine](machine, recording):
-                    result.outcomes = self.hook.feed(machine, bpf, self.prog_fd, frames, advance, burst=1)
+                    result.outcomes = self._feed(bpf, frames, advance, burst=1)
         except FAULTS as fault:
             result.fault = fault
         result.maps = dump_all(bpf, self.loaded.maps, self.job.object.btf_types, self.job.cpus)
@@ -295,6 +307,12 @@ class _Run:
         if recording is None and result.fault is None:
             result.packets_per_second = self._rate(bpf, frames)
         return result
+
+    def _feed(
+        self, bpf: Bpf, frames: tuple[Frame, ...], advance: Callable[[int], None], burst: int = BURST
+    ) -> list[FrameOutcome]:
+        """The frames through the hook; ``bpf`` belongs to the current pass."""
+        return self.hook.feed(self.machine, bpf, self.prog_fd, frames, advance, burst)
 
     def _rate(self, bpf: Bpf, frames: tuple[Frame, ...]) -> float:
         """Packets by host second, warm. What this does to the machine is undone by the next restore."""
@@ -320,14 +338,9 @@ def load_object(
     cpus: int = 1,
     log_level: int = 0,
 ) -> LoadedObject:
-    """Load an object; NotModelled instead of LoadError when the kernel's reason is that."""
-    try:
-        return load(process, spec, programs=programs, prog_type=prog_type, cpus=cpus, log_level=log_level)
-    except Exception:
-        if isinstance(process.last_error, NotModelled):
-            feature = process.last_error.feature
-            raise NotModelled(f"{feature} (in {spec.path})", process.last_error.errno) from None
-        raise
+    """Load an object; NotModelled instead of LoadError when that is the kernel's reason."""
+    with witnessed(process, spec.path) as witness:
+        return load(witness, spec, programs=programs, prog_type=prog_type, cpus=cpus, log_level=log_level)
 
 
 def _chosen(job: Job) -> ProgSpec:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from objects import write_object
+from cli_objects import write_object
 
 import guests
 from sim.cli.errors import Status

@@ -9,15 +9,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from objects import write_object
+from cli_objects import write_object
 
 import guests
+from kernel_model.helpers.table import HELPERS
 from sim import Machine
 from sim.cli.errors import Status, message, status_of
 from sim.cli.main import run
-from sim.job.hooks import XdpHook
+from sim.job.hooks import FrameOutcome, XdpHook
 from sim.userspace.bpf import Bpf
 
 FILTER, PCAP = guests.path("xdp_filter.o"), guests.path("bundled.pcap")
@@ -49,6 +51,14 @@ def unreadable(folder: Path) -> str:
 
 def the_filter(folder: Path) -> str:
     return str(FILTER)
+
+
+def missing_helper(folder: Path) -> str:
+    number = next((row.id for row in HELPERS.values() if row.proto is None), None)
+    if number is None:
+        pytest.skip("every helper is modelled")
+    arguments = "r2 = 0\nr3 = 0\nr4 = 0\nr5 = 0\n"
+    return write_object(folder / "made.o", "xdp", f"{arguments}call {number}\nr0 = 0\nexit")
 
 
 FAILURES: dict[str, tuple[tuple[str, ...], Callable[[Path], str], int, str]] = {
@@ -85,6 +95,7 @@ FAILURES: dict[str, tuple[tuple[str, ...], Callable[[Path], str], int, str]] = {
     "unknown program type": (("load", "--prog-type", "xpd"), lambda f: str(FILTER), 2, "--prog-type xpd"),
     "rejected program": (("run",), program("xdp", "r0 = r5\nexit"), 1, "EACCES: R5 !read_ok"),
     "license": (("run",), no_license, 1, "cannot call GPL-restricted function"),
+    "helper that is not modelled": (("load",), missing_helper, 3, "not modelled: helper"),
     "packets for a kprobe": (
         ("run",),
         program("kprobe/f", "r0 = 0\nexit"),
@@ -157,19 +168,17 @@ def test_a_defect_is_one_line_too(
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes) -> None:
-    """From the attachment on, the machine code of the attached program is not what the JIT made."""
-    honest = XdpHook.attach
+    """When frames arrive, the machine code of the program is not what the JIT made."""
+    honest = XdpHook.feed
 
-    def attach(self: XdpHook, bpf: Bpf, prog_fd: int) -> None:
-        honest(self, bpf, prog_fd)
-        machine: Machine = bpf.process._machine  # type: ignore[attr-defined]
+    def feed(self: XdpHook, machine: Machine, *args: Any, **options: Any) -> list[FrameOutcome]:
         for prog in machine.kernel.progs:
             assert prog.image is not None
             function = prog.image.functions[0]
-            at = function.code.index(old)
-            machine.kernel.text.poke(function.addr + at, new)
+            machine.kernel.text.poke(function.addr + function.code.index(old), new)
+        return honest(self, machine, *args, **options)
 
-    monkeypatch.setattr(XdpHook, "attach", attach)
+    monkeypatch.setattr(XdpHook, "feed", feed)
 
 
 def test_run_names_a_planted_difference(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracing import FRAME, Tracer, load, load_with_functions, poke
+from trace_machine import FRAME, Tracer, load, load_with_functions, poke
 
 from kernel_model.uapi.enums import bpf_map_type
 from sim import GuestFault, Machine
