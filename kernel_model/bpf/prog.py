@@ -315,6 +315,7 @@ def _request(kernel: Kernel, verified: VerifiedProgram) -> NativeRequest:
         kernel.features,
         kernel.mitigations,
         verified.pokes,
+        was_classic=verified.flags.get("was_classic", False),
     )
 
 

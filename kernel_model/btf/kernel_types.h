@@ -207,6 +207,7 @@ struct net_device {
 	struct bpf_prog *xdp_prog;
 	s32 ifindex;
 	char name[16];
+	u16 type;
 	u8 dev_addr[8];
 	void *priv;
 };

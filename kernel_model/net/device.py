@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RX_RING = 256
 TX_RING = 1024
 FRAME_SIZE = 4096
+ARPHRD_ETHER = 1
 XDP_PACKET_HEADROOM = 256
 NAPI_POLL_WEIGHT = 64
 PACKET_COST_NS = 50
@@ -27,6 +28,7 @@ XDP_ACTIONS = ("XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT")
 _DESC_SIZE = 16
 _NOT_FOR_DEVICES = (bpf_attach_type.BPF_XDP_DEVMAP, bpf_attach_type.BPF_XDP_CPUMAP)
 IFF_UP = 1
+VLAN_HLEN = 4
 
 
 class RingDevice(Protocol):
@@ -187,6 +189,7 @@ def probe(kernel: Kernel, card: NicDevice, ifindex: int, direct_map: int) -> Net
     memory.put_u32(dev_addr + dev.offset("flags"), IFF_UP)
     memory.put_u32(dev_addr + dev.offset("ifindex"), ifindex)
     memory.put_u16(dev_addr + dev.offset("hard_header_len"), 14)
+    memory.put_u16(dev_addr + dev.offset("type"), ARPHRD_ETHER)
     memory.write(dev_addr + dev.offset("name"), name.encode())
     memory.write(dev_addr + dev.offset("dev_addr"), card.mac)
     memory.put_u64(dev_addr + dev.offset("priv"), adapter_addr)

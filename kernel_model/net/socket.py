@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Sockets, as far as programs are attached to them: packet sockets with SO_ATTACH_BPF."""
+"""Sockets, as far as programs are attached to them: packet sockets with SO_ATTACH_BPF or SO_ATTACH_FILTER."""
 
 from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..classic.insn import SockFilter
+from ..classic.prog import OPTMEM_MAX, ClassicProg, create_socket_filter
 from ..errors import KernelError
 from ..objects import KObject
 from ..uapi.enums import bpf_prog_type
@@ -37,6 +40,8 @@ class Socket(KObject):
         self.queue: deque[bytes] = deque()
         self.dropped = 0
         self.filter: BpfProg | None = None
+        self.locked = False
+        """SOCK_FILTER_LOCKED: the filter stays as it is."""
         layout = kernel.layout["sock"]
         self.addr = kernel.alloc.kmalloc(layout.size)
         kernel.memory.put_u16(self.addr + layout.offset("skc_family"), family)
@@ -44,12 +49,48 @@ class Socket(KObject):
         kernel.net.sockets.append(self)
 
     def attach(self, kernel: Kernel, prog: BpfProg) -> None:
-        """SO_ATTACH_BPF: replace the filter. KernelError(EINVAL) for another program type."""
+        """SO_ATTACH_BPF: replace the filter.
+
+        KernelError(EPERM) when it is locked, EINVAL for another program type.
+        """
+        self._check_unlocked()
         if prog.type != bpf_prog_type.BPF_PROG_TYPE_SOCKET_FILTER:
             raise KernelError(errno.EINVAL, "not a socket filter program")
         prog.get()
         self.detach(kernel)
         self.filter = prog
+
+    def attach_classic(self, kernel: Kernel, insns: Sequence[SockFilter], uid: int) -> None:
+        """SO_ATTACH_FILTER: replace the filter by a classic program (sk_attach_filter).
+
+        KernelError(EPERM) when it is locked, ClassicError (EINVAL) for a bad program, ENOMEM when it and
+        the filter that it replaces are larger together than what a socket may have.
+        """
+        self._check_unlocked()
+        prog = create_socket_filter(kernel, insns, uid)
+        charged = self.filter.bytes(kernel) if isinstance(self.filter, ClassicProg) else 0
+        if prog.bytes(kernel) + charged >= OPTMEM_MAX:
+            prog.put(kernel)
+            raise KernelError(errno.ENOMEM, f"the filter is larger than {OPTMEM_MAX} bytes")
+        self.detach(kernel)
+        self.filter = prog
+
+    def _check_unlocked(self) -> None:
+        if self.locked:
+            raise KernelError(errno.EPERM, "the socket's filter is locked")
+
+    def detach_by_user(self, kernel: Kernel) -> None:
+        """SO_DETACH_FILTER: KernelError(EPERM) when it is locked, ENOENT when there is none."""
+        self._check_unlocked()
+        if self.filter is None:
+            raise KernelError(errno.ENOENT, "the socket has no filter")
+        self.detach(kernel)
+
+    def lock_filter(self, on: bool) -> None:
+        """SO_LOCK_FILTER: for good; KernelError(EPERM) for an attempt to unlock it."""
+        if self.locked and not on:
+            raise KernelError(errno.EPERM, "the socket's filter is locked")
+        self.locked = on
 
     def detach(self, kernel: Kernel) -> None:
         """Drop the filter, if any."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 LOOPBACK_IFINDEX = 1
+ARPHRD_LOOPBACK = 772
 
 
 class NetStack:
@@ -49,6 +50,7 @@ class NetStack:
         layout = kernel.layout["net_device"]
         addr = kernel.alloc.kmalloc(layout.size)
         kernel.memory.put_u32(addr + layout.offset("ifindex"), LOOPBACK_IFINDEX)
+        kernel.memory.put_u16(addr + layout.offset("type"), ARPHRD_LOOPBACK)
         kernel.memory.put_u32(addr + layout.offset("mtu"), 65536)
         kernel.memory.write(addr + layout.offset("name"), b"lo")
         kernel.memory.put_u64(kernel.data["netdev_table"] + 8 * LOOPBACK_IFINDEX, addr)
