@@ -196,6 +196,11 @@ def _alu() -> Iterator[InsnRow]:
     cast = "r{dst} = addr_space_cast(r{src}, {as_dst}, {as_src})"
     for imm, name in ((1, "ADDR_SPACE_CAST_TO_KERN"), (1 << 16, "ADDR_SPACE_CAST_TO_USER")):
         yield InsnRow(name, mov, cast, Effect.ALU, _W, _R, op.BPF_ADDR_SPACE_CAST, imm, 64, "6.9")
+    # BPF_ZEXT_REG: a plain 32-bit move that carries a mark, which Linux prints like one without.
+    yield InsnRow(
+        "ALU_MOV_ZEXT", op.BPF_ALU | op.BPF_MOV | op.BPF_X, "w{dst} = w{src}",
+        Effect.ALU, _W, _R, 0, 1, 32, "5.3", Origin.KERNEL, asm="w{dst} = zext(w{src})",
+    )  # fmt: skip
     yield InsnRow(
         "MOV_PERCPU", mov, "r{dst} = &(void __percpu *)(r{src})",
         Effect.ALU, _W, _R, op.BPF_ADDR_PERCPU, 0, 64, "6.10", Origin.KERNEL,

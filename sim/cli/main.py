@@ -20,6 +20,8 @@ _COMMANDS = {
     "trace": ("trace", "trace"),
     "disasm": ("disasm", "disasm"),
     "exec": ("exec", "exec_"),
+    "fuzz": ("fuzz", "fuzz"),
+    "conform": ("conform", "conform"),
     "bench": ("bench", "bench"),
     "support": ("support", "support"),
     "version": ("version", "version"),

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One machine that loads program after program and runs each on both engines from the same state.
+
+The surroundings (sim/fuzz/program.py) are made once. Before each run what a program can change is
+written back: map values, packet, context, clock, random numbers. That takes some ten microseconds where
+a snapshot takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from kernel_model.bpf.map_object import MapObject
+from kernel_model.bpf.prog import BpfProg
+from kernel_model.errors import NotModelled
+from kernel_model.interpreter import BudgetSpent, InterpreterFault
+from kernel_model.isa import opcodes as op
+from kernel_model.isa.insn import Insn
+from kernel_model.isa.macros import BPF_EXIT_INSN, BPF_MOV64_IMM, BPF_MOV64_REG
+from kernel_model.net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
+from kernel_model.net.skb import build_skb
+from kernel_model.net.stack import LOOPBACK_IFINDEX
+from sim.hardware.guest_fault import GuestFault
+from sim.machine import Machine
+from sim.trace import Comparison, InterpreterRecorder, JitRecorder, Recording, TraceFull, compare
+from sim.trace.report import explain
+from sim.userspace.bpf import Bpf, VerifierError
+
+from .generator import load_imm64
+from .program import ARRAY, DATA_MAPS, HASH, MAPS, PACKET, PROG_ARRAY, Kind, Program
+
+INTERPRETER, JIT = "interpreter", "jit"
+ENGINES = (INTERPRETER, JIT)
+TRACE_STEPS = 20_000
+_FAULTS = (GuestFault, InterpreterFault, BudgetSpent)
+MAX_FUNCTIONS = 16
+"""As many functions a program with callbacks may have (the BTF that is loaded has so many)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: R0 (64 bits), the packet, the context's bytes, each data map's entries.
+
+    ``fault`` says how the run went wrong, "" when it came to its exit; the rest then counts for nothing.
+    """
+
+    r0: int
+    packet: bytes
+    context: bytes = b""
+    maps: tuple[tuple[tuple[bytes, bytes], ...], ...] = ()
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A program that was not loaded: ``why`` in one line; ``modelled`` is False when only we cannot."""
+
+    why: str
+    modelled: bool = True
+
+
+@dataclass
+class Result:
+    """A program's run on each engine by name, or why there was none."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    refused: Refused | None = None
+
+    @property
+    def differences(self) -> list[str]:
+        """In words, what the engines do not agree on; empty when they do. A fault is a difference, too,
+        even of both: verified programs have none.
+        """
+        if self.refused is not None:
+            return []
+        out: list[str] = []
+        for name, outcome in self.outcomes.items():
+            if outcome.fault:
+                out.append(f"{name}: {outcome.fault}")
+        if out or len(self.outcomes) < 2:
+            return out
+        (left, one), (right, two) = self.outcomes.items()
+        if one == two:
+            return []
+        if one.r0 != two.r0:
+            out.append(f"R0: {left} {one.r0:#x}, {right} {two.r0:#x}")
+        for what, here, there in (
+            ("packet", one.packet, two.packet),
+            ("context", one.context, two.context),
+        ):
+            if here != there:
+                out.append(f"{what}: {_first_byte(left, here, right, there)}")
+        for spec, mine, its in zip((MAPS[index] for index in DATA_MAPS), one.maps, two.maps, strict=True):
+            if mine != its:
+                out.append(f"map {spec.name}: {_entries(left, mine, right, its)}")
+        return out
+
+
+def _first_byte(left: str, here: bytes, right: str, there: bytes) -> str:
+    if len(here) != len(there):
+        return f"{left} {len(here)} bytes, {right} {len(there)}"
+    at = next(at for at in range(len(here)) if here[at] != there[at])
+    return f"byte {at}: {left} {here[at]:#04x}, {right} {there[at]:#04x}"
+
+
+def _entries(
+    left: str, mine: tuple[tuple[bytes, bytes], ...], right: str, its: tuple[tuple[bytes, bytes], ...]
+) -> str:
+    one, two = dict(mine), dict(its)
+    if one.keys() != two.keys():
+        return f"keys: {left} {sorted(k.hex() for k in one)}, {right} {sorted(k.hex() for k in two)}"
+    key = next(key for key in one if one[key] != two[key])
+    return f"key {key.hex()}, {_first_byte(left, one[key], right, two[key])}"
+
+
+class Engines:
+    """The machine. ``trace`` names the first instruction where the engines part."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.machine = Machine.boot(seed=seed)
+        self._process = process = self.machine.process()
+        self._bpf = Bpf(process)
+        self.fds = [
+            self._bpf.map_create(
+                spec.type, spec.key_size, spec.value_size, spec.max_entries, name=spec.name
+            )
+            for spec in MAPS
+        ]
+        self._fd_array = process.alloc(4096)
+        process.write(self._fd_array, struct.pack(f"<{len(self.fds)}I", *self.fds))
+        self._btf = self._bpf.btf_load(functions_btf(MAX_FUNCTIONS))
+        self._maps = [self._map(fd) for fd in self.fds]
+        self._build_contexts()
+        self._kept = self._keep()
+        for kind in Kind:
+            self._tail_targets(kind)
+        self._reset(True)
+
+    def __enter__(self) -> Engines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.machine.close()
+
+    def _map(self, fd: int) -> MapObject:
+        held = self._process.task.files.find(fd).obj
+        assert isinstance(held, MapObject)
+        return held
+
+    # What surrounds a program
+
+    def _build_contexts(self) -> None:
+        kernel = self.machine.kernel
+        memory, alloc = kernel.memory, kernel.alloc
+        device = kernel.net.dev_addr(kernel, LOOPBACK_IFINDEX)
+        page = alloc.kmalloc(FRAME_SIZE, 4096)
+        start = page + XDP_PACKET_HEADROOM
+        xdp_layout, rxq_layout = kernel.layout["xdp_buff"], kernel.layout["xdp_rxq_info"]
+        xdp, rxq = alloc.kmalloc(xdp_layout.size), alloc.kmalloc(rxq_layout.size)
+        memory.put_u64(rxq + rxq_layout.offset("dev"), device)
+        for name, value in (
+            ("data_hard_start", page),
+            ("data_meta", start),
+            ("data", start),
+            ("data_end", start + len(PACKET)),
+            ("rxq", rxq),
+        ):
+            memory.put_u64(xdp + xdp_layout.offset(name), value)
+        memory.put_u32(xdp + xdp_layout.offset("frame_sz"), FRAME_SIZE)
+        skb = build_skb(kernel, PACKET, device, LOOPBACK_IFINDEX, bytes(6), pull_mac=False)
+        data = memory.u64(skb.addr + kernel.layout["sk_buff"].offset("data"))
+        self._contexts = {
+            Kind.XDP: (xdp, xdp_layout.size, start),
+            Kind.TC: (skb.addr, kernel.layout["sk_buff"].size, data),
+        }
+        self._initial = {
+            kind: memory.read(addr, size) for kind, (addr, size, _) in self._contexts.items()
+        }
+
+    def _keep(self) -> list[tuple[int, bytes]]:
+        """Places outside maps and contexts that programs change through helpers, and what they hold."""
+        kernel = self.machine.kernel
+        random = kernel.per_cpu("bpf_user_rnd_state", 0), kernel.layout["rnd_state"].size
+        places = [(kernel.data["sim_clock"], 8), random]
+        return [(addr, kernel.memory.read(addr, size)) for addr, size in places]
+
+    def _tail_targets(self, kind: Kind) -> None:
+        array = self.fds[PROG_ARRAY[kind]]
+        for slot, program in tail_targets(kind).items():
+            fd, _ = self._bpf.prog_load(kind.value, program.relocated(self.fds), name=f"tail{slot}")
+            self._bpf.map_update(array, slot.to_bytes(4, "little"), struct.pack("<I", fd))
+            self._bpf.close(fd)
+
+    def _reset(self, hash_too: bool) -> None:
+        kernel, write = self.machine.kernel, self.machine.kernel.memory.write
+        for kind, (addr, _, data) in self._contexts.items():
+            write(addr, self._initial[kind])
+            write(data, PACKET)
+        for place, content in self._kept:
+            write(place, content)
+        write(self._maps[ARRAY].value_addr(0), MAPS[ARRAY].entries[0][1])
+        if hash_too:
+            table, wanted = self._maps[HASH].impl, dict(MAPS[HASH].entries)
+            for key, _ in self._entries(HASH):
+                table.delete(kernel, key)
+            for key, value in wanted.items():
+                table.update(kernel, key, value, 0)
+
+    def _entries(self, index: int) -> tuple[tuple[bytes, bytes], ...]:
+        """A map's entries, sorted: the order of a hash table is no result."""
+        kernel, held = self.machine.kernel, self._maps[index]
+        if index == ARRAY:
+            return ((bytes(4), kernel.memory.read(held.value_addr(0), held.value_size)),)
+        table, found = held.impl, []
+        key: bytes | None = None
+        with suppress(Exception):
+            while True:
+                key = table.get_next_key(kernel, key)
+                found.append((key, table.lookup(kernel, key) or b""))
+        return tuple(sorted(found))
+
+    # Programs
+
+    def load(self, program: Program) -> BpfProg | Refused:
+        """Through the kernel's BPF_PROG_LOAD. The caller gives it back by :meth:`unload`."""
+        fields: dict[str, int] = {}
+        func_info = b""
+        if program.has_callback:
+            starts = program.functions()
+            func_info = b"".join(struct.pack("<II", at, FIRST_FUNCTION + n) for n, at in enumerate(starts))
+            fields = {"prog_btf_fd": self._btf, "func_info_rec_size": 8, "func_info_cnt": len(starts)}
+        try:
+            insns = program.relocated(self.fds)
+            self.fd, _ = self._bpf.prog_load(
+                program.kind.value, insns, name="fuzz", func_info=func_info, fd_array=self._fd_array, **fields
+            )
+        except VerifierError as error:
+            reason = self._process.last_error
+            return Refused(f"{error.name}: {reason}", not isinstance(reason, NotModelled))
+        except (ValueError, struct.error) as error:
+            return Refused(str(error))
+        prog = self._process.task.files.find(self.fd).obj
+        assert isinstance(prog, BpfProg)
+        return prog
+
+    def unload(self) -> None:
+        """Close the program that was loaded last."""
+        self._bpf.close(self.fd)
+
+    def run(self, program: Program, engines: tuple[str, ...] = ENGINES) -> Result:
+        """Load it, run it on each engine from the same state, and unload it."""
+        prog = self.load(program)
+        if isinstance(prog, Refused):
+            return Result(refused=prog)
+        try:
+            names_hash = program.names_map(HASH)
+            return Result({name: self._run(prog, program.kind, name, names_hash) for name in engines})
+        except NotModelled as error:
+            return Result(refused=Refused(str(error), modelled=False))
+        finally:
+            self.unload()
+
+    def _run(self, prog: BpfProg, kind: Kind, engine: str, names_hash: bool) -> Outcome:
+        self._reset(names_hash)
+        kernel = self.machine.kernel
+        memory = kernel.memory
+        addr, size, data = self._contexts[kind]
+        try:
+            entry = prog.entry(kernel, engine == JIT)
+            r0 = kernel.cpu.call(entry, addr, prog.insnsi(kernel))
+        except _FAULTS as fault:
+            return Outcome(0, b"", fault=" ".join(str(fault).split()) or type(fault).__name__)
+        maps = tuple(
+            self._entries(index) if names_hash or index == ARRAY else () for index in DATA_MAPS
+        )
+        return Outcome(r0, memory.read(data, len(PACKET)), memory.read(addr, size), maps)
+
+    def trace(self, program: Program) -> tuple[Comparison, list[str]]:
+        """Both engines instruction by instruction: how far they agree, and the first difference in lines.
+
+        ValueError when the program is refused, NotModelled for what cannot be recorded.
+        """
+        prog = self.load(program)
+        if isinstance(prog, Refused):
+            raise ValueError(prog.why)
+        recordings = {}
+        try:
+            for name, recorder in ((INTERPRETER, InterpreterRecorder), (JIT, JitRecorder)):
+                recordings[name] = Recording(limit=TRACE_STEPS)
+                with suppress(TraceFull, *_FAULTS), recorder(self.machine, recordings[name]):
+                    self._reset(True)
+                    kernel, (addr, _, _) = self.machine.kernel, self._contexts[program.kind]
+                    kernel.cpu.call(prog.entry(kernel, name == JIT), addr, prog.insnsi(kernel))
+            comparison = compare(recordings[INTERPRETER], recordings[JIT])
+            lines = []
+            if comparison.difference is not None:
+                lines = explain(comparison.difference, recordings[INTERPRETER], recordings[JIT])
+            return comparison, lines
+        finally:
+            self.unload()
+
+
+def tail_targets(kind: Kind) -> dict[int, Program]:
+    """What the slots of a program array hold: slot 0 changes the map value and returns, slot 1 calls itself
+    until the limit; the others are empty.
+    """
+    # R1 is the context still when the tail call is made.
+    count = [
+        *load_imm64(9, op.BPF_PSEUDO_MAP_VALUE, ARRAY),
+        BPF_MOV64_IMM(2, 1),
+        Insn(op.BPF_STX | op.BPF_ATOMIC | op.BPF_DW, 9, 2, 0, 0),
+    ]
+    again = [
+        *load_imm64(2, op.BPF_PSEUDO_MAP_FD, PROG_ARRAY[kind]),
+        BPF_MOV64_IMM(3, 1),
+        Insn(op.CALL, imm=12),
+    ]
+    return {
+        0: Program(kind, (*count, BPF_MOV64_IMM(0, 0x7A11), BPF_EXIT_INSN())),
+        1: Program(kind, (*count, *again, BPF_MOV64_IMM(0, 33), BPF_EXIT_INSN())),
+    }
+
+
+FIRST_FUNCTION = 4
+"""The BTF type number of the first function in functions_btf()."""
+_INT, _FUNC, _FUNC_PROTO = 1, 12, 13
+
+
+def functions_btf(count: int) -> bytes:
+    """BTF of ``count`` static functions ``int fN(long a0, long a1)``, numbered from FIRST_FUNCTION on."""
+    strings = bytearray(b"\0")
+
+    def string(name: str) -> int:
+        strings.extend(name.encode() + b"\0")
+        return len(strings) - len(name) - 1
+
+    types = struct.pack("<IIII", string("int"), _INT << 24, 4, 1 << 24 | 32)
+    types += struct.pack("<IIII", string("long"), _INT << 24, 8, 1 << 24 | 64)
+    types += struct.pack("<III", 0, _FUNC_PROTO << 24 | 2, 1)
+    types += struct.pack("<IIII", string("a0"), 2, string("a1"), 2)
+    for number in range(count):
+        types += struct.pack("<III", string(f"f{number}"), _FUNC << 24, 3)
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    return header + types + bytes(strings)
