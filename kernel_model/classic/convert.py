@@ -210,7 +210,10 @@ def _indirect(to: _Conversion, insn: SockFilter, _at: int) -> _Items:
 
 
 def _alu(_to: _Conversion, insn: SockFilter, _at: int) -> _Items:
-    return [Insn(insn.code, A, X, 0, insn.signed)]
+    """As it is. (Linux names X as the source of constants, too, which nothing reads and no user sees.)"""
+    if op.bpf_src(insn.code) == op.BPF_X:
+        return [Insn(insn.code, A, X)]
+    return [Insn(insn.code, A, 0, 0, 0 if op.bpf_op(insn.code) == op.BPF_NEG else insn.signed)]
 
 
 def _divide_by_x(_to: _Conversion, insn: SockFilter, _at: int) -> _Items:
@@ -220,7 +223,7 @@ def _divide_by_x(_to: _Conversion, insn: SockFilter, _at: int) -> _Items:
         BPF_JMP_IMM(op.BPF_JNE, X, 0, 2),
         BPF_ALU32_REG(op.BPF_XOR, A, A),
         BPF_EXIT_INSN(),
-        Insn(insn.code, A, X, 0, insn.signed),
+        Insn(insn.code, A, X),
     ]
 
 

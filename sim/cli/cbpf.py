@@ -46,8 +46,11 @@ def cbpf(file: str, input_path: str | None, seccomp: bool, seed: int, as_json: b
         raise InputError("cbpf: seccomp filters see no packets: --seccomp goes without --input")
     insns = _read(file)
     with Machine.boot(seed=seed) as machine:
-        create = create_seccomp_filter if seccomp else create_socket_filter
-        prog = create(machine.kernel, insns)
+        prog = (
+            create_seccomp_filter(machine.kernel, insns)
+            if seccomp
+            else create_socket_filter(machine.kernel, insns)
+        )
         classic, converted = _listings(machine, prog)
         prog.put(machine.kernel)
     kept = {engine: _filter(insns, input_path, seed, engine) for engine in ENGINES} if input_path else {}
