@@ -12,6 +12,7 @@ from .btf.layout import Layout
 from .data_symbols import DATA_SYMBOLS, MAX_NETDEVS, PERCPU_SYMBOLS, place
 from .helpers import prandom
 from .helpers.constants import TEXT_CONSTANTS as HELPER_CONSTANTS
+from .net.device import IFF_UP, VLAN_HLEN
 from .objects import File
 from .syscalls.files import Console
 
@@ -58,6 +59,8 @@ def text_constants(layout: Layout, data: dict[str, int], direct_map: int) -> dic
         | {
             "CONST_DIRECT_MAP": direct_map,
             "CONST_MAX_NETDEVS": MAX_NETDEVS,
+            "CONST_IFF_UP": IFF_UP,
+            "CONST_VLAN_HLEN": VLAN_HLEN,
             "CONST_XDP_FRAME": -(-layout["xdp_buff"].size // 16) * 16 + 8,
         }
     )

@@ -28,8 +28,18 @@ class KObject:
     def put(self, kernel: Kernel) -> None:
         """Drop a reference; the last one releases the object."""
         self.refs -= 1
+        if self.refs < 0:
+            raise RuntimeError(f"a reference to a {self.kind} was dropped that nobody held")
         if self.refs == 0:
             self.release(kernel)
+
+    def get_user(self) -> None:
+        """Take a reference for user space: a descriptor or a pin."""
+        self.get()
+
+    def put_user(self, kernel: Kernel) -> None:
+        """Drop such a reference. An object's first reference is one of these."""
+        self.put(kernel)
 
     def release(self, kernel: Kernel) -> None:
         """Give back what the object owns."""
@@ -78,7 +88,7 @@ class Idr(Generic[T]):
 
 
 class File(KObject):
-    """An open file description: what a descriptor refers to. It owns one reference to ``obj``."""
+    """An open file description: what a descriptor refers to. It owns one user reference to ``obj``."""
 
     kind = "file"
 
@@ -91,7 +101,7 @@ class File(KObject):
 
     def release(self, kernel: Kernel) -> None:
         """The last descriptor went: drop the object."""
-        self.obj.put(kernel)
+        self.obj.put_user(kernel)
 
 
 class FdTable:

@@ -131,7 +131,8 @@ nic_xmit_full:
 	RET
 
 # int xdp_do_redirect(struct net_device *dev, struct xdp_buff *xdp): send the frame where the program's
-# bpf_redirect() said. Redirection through a map goes to the slow half (xdp_do_redirect_map).
+# bpf_redirect() said, when that device can send, is up and takes frames of this length
+# (xdp_ok_fwd_dev()). Redirection through a map goes to the slow half (xdp_do_redirect_map).
 ENTRY(xdp_do_redirect)
 	mov rdx, SYM_this_cpu_off
 	mov rdx, qword ptr gs:[rdx]
@@ -150,12 +151,30 @@ ENTRY(xdp_do_redirect)
 	test rax, rax
 	je xdp_do_redirect_no_device
 	mov rdi, [rax + OFF_net_device_priv]
+	test rdi, rdi
+	je xdp_do_redirect_no_xmit
+	test dword ptr [rax + OFF_net_device_flags], CONST_IFF_UP
+	je xdp_do_redirect_down
 	mov rdx, [rsi + OFF_xdp_buff_data_end]
 	mov rsi, [rsi + OFF_xdp_buff_data]
 	sub rdx, rsi
+	movzx ecx, word ptr [rax + OFF_net_device_hard_header_len]
+	add ecx, [rax + OFF_net_device_mtu]
+	add ecx, CONST_VLAN_HLEN
+	cmp rdx, rcx
+	ja xdp_do_redirect_too_long
 	jmp nic_xmit
 xdp_do_redirect_no_device:
 	mov eax, CONST_MINUS_EINVAL
+	RET
+xdp_do_redirect_no_xmit:
+	mov eax, CONST_MINUS_EOPNOTSUPP
+	RET
+xdp_do_redirect_down:
+	mov eax, CONST_MINUS_ENETDOWN
+	RET
+xdp_do_redirect_too_long:
+	mov eax, CONST_MINUS_EMSGSIZE
 	RET
 xdp_do_redirect_slow:
 	jmp xdp_do_redirect_map

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, cast
 
 from ..errors import KernelError
+from ..maps.array import ProgArrayMap
 from ..maps.base import BpfMap
 from ..objects import KObject
 
@@ -29,10 +31,50 @@ class MapObject(KObject):
         """What program arrays and maps of maps refer to, by key: one reference each."""
         self.poke_progs: list[BpfProg] = []
         """Programs with direct tail calls through this map; their code is patched when a slot changes."""
-        self.owner: tuple[int, bool] | None = None
-        """Program type and whether JITed, of all programs that this array may hold."""
+        self.owner: tuple[int, int, bool] | None = None
+        """Type, attach type and whether compiled, of all programs that may be in or use this array."""
+        self.users = 1
         impl.set_id(kernel, kernel.maps.add(self))
         kernel.maps_by_addr[impl.addr] = impl
+
+    def get_user(self) -> None:
+        """A descriptor or a pin more (usercnt)."""
+        self.users += 1
+        self.get()
+
+    def put_user(self, kernel: Kernel) -> None:
+        """One less. A program array that user space cannot reach any more is emptied: its programs may
+        hold the array itself (bpf_map_put_uref())."""
+        self.users -= 1
+        if not self.users and isinstance(self.impl, ProgArrayMap):
+            self.impl.clear(kernel)
+            for key in list(self.entries):
+                self.refer(kernel, key, None)
+        self.put(kernel)
+
+    def refer(self, kernel: Kernel, key: bytes, obj: KObject | None) -> None:
+        """Note what a slot refers to now, patch direct tail calls through it, drop what it referred to."""
+        if obj is not None:
+            obj.get()
+        old = self.entries.pop(key, None)
+        if obj is not None:
+            self.entries[key] = obj
+        target = obj if obj is not None and obj.kind == "bpf-prog" else None
+        for user in self.poke_progs:
+            user.poke(kernel, self.addr, int.from_bytes(key, "little"), cast("BpfProg | None", target))
+        if old is not None:
+            old.put(kernel)
+
+    def check_owner(self, prog: BpfProg) -> None:
+        """bpf_prog_map_compatible(): all programs in and around a program array are of one kind.
+
+        The first one decides; KernelError(EINVAL) for another.
+        """
+        owner = (prog.type, prog.expected_attach_type, prog.image is not None)
+        if self.owner is None:
+            self.owner = owner
+        elif self.owner != owner:
+            raise KernelError(errno.EINVAL, "the program does not suit those that share this program array")
 
     def release(self, kernel: Kernel) -> None:
         """Free the map; what its slots refer to is put first."""

@@ -56,7 +56,7 @@ class BpfFs:
         clean = self._place(path)
         if clean in self.pins or clean in self.dirs:
             raise KernelError(errno.EEXIST, f"{path} exists")
-        obj.get()
+        obj.get_user()
         self.pins[clean] = obj
         self._owners[clean] = uid
 
@@ -77,7 +77,7 @@ class BpfFs:
         if uid not in (0, self._owners[clean]):
             raise KernelError(errno.EACCES, f"{path} belongs to user {self._owners[clean]}")
         obj = self.pins[clean]
-        obj.get()
+        obj.get_user()
         return obj
 
     def mkdir(self, path: str) -> None:
@@ -95,7 +95,7 @@ class BpfFs:
         if clean not in self.pins:
             raise KernelError(errno.ENOENT, f"{path} does not exist")
         del self._owners[clean]
-        self.pins.pop(clean).put(kernel)
+        self.pins.pop(clean).put_user(kernel)
 
     def rmdir(self, path: str) -> None:
         """rmdir(2): KernelError(ENOTEMPTY, ENOENT)."""

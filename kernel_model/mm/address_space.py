@@ -182,7 +182,7 @@ class AddressSpace:
         """Copy to user space; MemoryFault where the page may not be written (``force``: loading code)."""
         done = 0
         while done < len(data):
-            page, off = addr & ~(PAGE_SIZE - 1), addr & (PAGE_SIZE - 1)
+            off = addr & (PAGE_SIZE - 1)
             part = min(len(data) - done, PAGE_SIZE - off)
             frame = self._frame(kernel, addr, "write", force)
             kernel.physical[frame + off : frame + off + part] = data[done : done + part]

@@ -59,7 +59,7 @@ class Call:
         try:
             return self.task.files.install(File(obj, flags))
         except KernelError:
-            obj.put(self.kernel)
+            obj.put_user(self.kernel)
             raise
 
 

@@ -7,6 +7,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from ..bpf.btf_object import BtfObject
+from ..bpf.map_btf import map_check_btf
 from ..bpf.map_object import MapObject
 from ..bpf.prog import BpfProg
 from ..errors import KernelError, NotModelled
@@ -14,13 +15,11 @@ from ..maps import types as map_types
 from ..maps.array import FdArrayMap, ProgArrayMap
 from ..maps.attr import RDONLY, WRONLY, Creator, MapAttr
 from ..maps.map_in_map import ArrayOfMaps, HashOfMaps
-from ..objects import KObject
-from ..bpf.map_btf import map_check_btf
 from .bpf import Call, command
 from .table import as_int
 
 if TYPE_CHECKING:
-    from ..kernel import Kernel
+    pass
 
 FMODE_READ, FMODE_WRITE = 1, 2
 
@@ -97,16 +96,16 @@ def map_update_elem(call: Call) -> int:
         impl.check_update_ptr(key, call.attr["flags"])
         prog = _prog_for(call, held, value)
         impl.update_ptr(call.kernel, key, prog.addr)
-        _refer(call.kernel, held, key, prog)
+        held.refer(call.kernel, key, prog)
     elif isinstance(impl, ArrayOfMaps):
         impl.check_update_ptr(key, call.attr["flags"])
         inner = _inner_for(call, impl, value)
         impl.update_ptr(call.kernel, key, inner.addr)
-        _refer(call.kernel, held, key, inner)
+        held.refer(call.kernel, key, inner)
     elif isinstance(impl, HashOfMaps):
         inner = _inner_for(call, impl, value)
         impl.update_ptr(call.kernel, key, inner.addr, call.attr["flags"])
-        _refer(call.kernel, held, key, inner)
+        held.refer(call.kernel, key, inner)
     elif isinstance(impl, FdArrayMap):
         raise NotModelled(f"elements of map type {held.map_type}", errno.EOPNOTSUPP)
     else:
@@ -117,11 +116,7 @@ def map_update_elem(call: Call) -> int:
 def _prog_for(call: Call, held: MapObject, value: bytes) -> BpfProg:
     """The program behind the descriptor in ``value``; EINVAL when the array is another kind's."""
     prog = call.object(int.from_bytes(value, "little"), BpfProg)
-    owner = (prog.type, prog.image is not None)
-    if held.owner is None:
-        held.owner = owner
-    elif held.owner != owner:
-        raise KernelError(errno.EINVAL, "the program does not suit those that share this program array")
+    held.check_owner(prog)
     return prog
 
 
@@ -133,27 +128,13 @@ def _inner_for(call: Call, impl: ArrayOfMaps | HashOfMaps, value: bytes) -> MapO
     return inner
 
 
-def _refer(kernel: Kernel, held: MapObject, key: bytes, obj: KObject | None) -> None:
-    """Note what a slot refers to now, patch direct tail calls through it, drop what it referred to."""
-    if obj is not None:
-        obj.get()
-    old = held.entries.pop(key, None)
-    if obj is not None:
-        held.entries[key] = obj
-    for user in held.poke_progs:
-        prog = obj if isinstance(obj, BpfProg) else None
-        user.poke(kernel, held.addr, int.from_bytes(key, "little"), prog)
-    if old is not None:
-        old.put(kernel)
-
-
 @command("MAP_DELETE_ELEM")
 def map_delete_elem(call: Call) -> int:
     """BPF_MAP_DELETE_ELEM."""
     held = _map(call, FMODE_WRITE)
     key = _key(call, held)
     held.impl.delete(call.kernel, key)
-    _refer(call.kernel, held, key, None)
+    held.refer(call.kernel, key, None)
     return 0
 
 

@@ -83,7 +83,7 @@ def obj_get(call: Call) -> int:
     mode = file_access(flags)
     obj = call.kernel.bpffs.get(_path(call), call.task.uid)
     if isinstance(obj, BpfLink) and flags:
-        obj.put(call.kernel)
+        obj.put_user(call.kernel)
         raise KernelError(errno.EINVAL, "a link's descriptor takes no access flags")
     return call.install(obj, mode if isinstance(obj, MapObject) else 0)
 
@@ -107,7 +107,7 @@ def _by_id(call: Call, table: Idr[KObject], number: int) -> int:
     _may_use_ids(call)
     mode = file_access(flags)
     obj = table.find(number)
-    obj.get()
+    obj.get_user()
     return call.install(obj, mode if isinstance(obj, MapObject) else 0)
 
 

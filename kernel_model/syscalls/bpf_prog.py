@@ -14,6 +14,7 @@ from ..bpf.prog import BpfProg
 from ..errors import KernelError, MemoryFault, NotModelled
 from ..isa.insn import INSN_SIZE, decode
 from ..isa.opcodes import BPF_COMPLEXITY_LIMIT_INSNS, BPF_MAXINSNS
+from ..maps.array import ProgArrayMap
 from ..maps.attr import check_name
 from ..task import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN
 from ..uapi.enums import bpf_prog_type
@@ -134,6 +135,13 @@ def prog_load(call: Call) -> int:
     if btf is not None:
         btf.get()
         prog.btf = btf
+    try:
+        for held in prog.maps:
+            if isinstance(held.impl, ProgArrayMap):
+                held.check_owner(prog)
+    except KernelError:
+        prog.put(kernel)
+        raise
     return call.install(prog)
 
 

@@ -207,9 +207,7 @@ def _run_skb(call: Call, prog: BpfProg) -> int:
     mac = kernel.memory.read(dev + kernel.layout["net_device"].offset("dev_addr"), 6)
     # The loopback has no hardware address and no broadcast address.
     broadcast = bytes(6) if ifindex == LOOPBACK_IFINDEX else ETH_BROADCAST
-    skb = build_skb(
-        kernel, frame, dev, ifindex, mac, pull_mac=not layer2, sock=True, broadcast=broadcast
-    )
+    skb = build_skb(kernel, frame, dev, ifindex, mac, pull_mac=not layer2, sock=True, broadcast=broadcast)
     try:
         kernel.memory.put_u32(skb.addr + kernel.layout["sk_buff"].offset("skb_iif"), 0)
         if ctx is not None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from error_cases import CASES, Case, World
+from bpf_error_cases import CASES, Case, World
 from host_bpf import HostProcess, host_kernel
 
 from sim import Machine
