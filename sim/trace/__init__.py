@@ -4,12 +4,14 @@
 from .compare import Comparison, Difference, Kind, compare
 from .interpreter import InterpreterRecorder
 from .jit import JitRecorder
+from .memory import Effect
 from .record import REGISTERS, Execution, ProgText, Recording, Step, TraceFull, Where
 
 __all__ = [
     "REGISTERS",
     "Comparison",
     "Difference",
+    "Effect",
     "Execution",
     "InterpreterRecorder",
     "JitRecorder",

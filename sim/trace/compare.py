@@ -14,6 +14,8 @@ class Kind(Enum):
     """How two executions part."""
 
     REGISTERS = "registers differ after the instruction"
+    MEMORY = "memory differs after the instruction"
+    FRAME = "the machine code does not give back its caller's registers or stack"
     PATH = "the engines go on at different instructions"
     END = "one engine's run ended, the other's went on"
     COUNT = "the engines ran a different number of programs"
@@ -72,6 +74,7 @@ _STEP = 8 * WIDTH
 def _compare_one(known: Recording, number: int, left: Execution, right: Execution) -> Difference | None:
     live = Liveness(known.programs)
     count = min(len(left), len(right))
+    stores, others_stores, broken = left.effects, right.effects, right.broken
     here, there = memoryview(left.values).cast("B"), memoryview(right.values).cast("B")
     places, others, values = left.places, right.places, left.values
     last = len(places) - 1
@@ -88,6 +91,15 @@ def _compare_one(known: Recording, number: int, left: Execution, right: Executio
             if differing:
                 where = left[index].where
                 return Difference(Kind.REGISTERS, number, index, where, left[index], right[index], differing)
+        if index in stores and index in others_stores and stores[index] != others_stores[index]:
+            reason = f"interpreter {stores[index]}; jit {others_stores[index]}"
+            where = left[index].where
+            return Difference(Kind.MEMORY, number, index, where, left[index], right[index], reason=reason)
+        if index in broken:
+            where = left[index].where
+            return Difference(
+                Kind.FRAME, number, index, where, left[index], right[index], reason=broken[index]
+            )
     if (len(left) != len(right) or left.complete != right.complete) and not (left.cut and right.cut):
         previous = left[count - 1].where if count else None
         return Difference(

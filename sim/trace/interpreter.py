@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kernel_model.interpreter import InterpreterFault, Program
 from kernel_model.isa import opcodes as op
 
+from .memory import Effect, effect, target_of
 from .record import Execution, ProgText, Recording, Regs, Where
 
 if TYPE_CHECKING:
@@ -51,8 +52,21 @@ class InterpreterRecorder:
         where = Where(self._ids[program], slot)
         silent = slot in self._recording.programs[where.prog].silent
         if not silent or last.get(regs[10], regs) != regs:
-            self._recording.add(execution, where, regs)
+            done = self._effect(program, slot, last.get(regs[10]), regs)
+            self._recording.add(execution, where, regs, done)
         last[regs[10]] = regs
         if program.insns[slot].code == op.EXIT and regs[10] == fp:
             execution.complete = True
             self._under_way.pop()
+
+    def _effect(self, program: Program, slot: int, before: Regs | None, regs: Regs) -> Effect | None:
+        """What a store left in memory; None for other instructions."""
+        target = target_of(program.insns[slot])
+        if target is None:
+            return None
+        if target.moves:
+            if before is None:
+                return None
+            regs = before
+        addr, memory = target.addr(regs), self._machine.kernel.memory
+        return effect(None, (addr, memory.read(addr, target.size)), addr, target.size)

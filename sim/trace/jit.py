@@ -5,7 +5,8 @@ When machine code arrives at the first byte of a BPF instruction, the one before
 complete and the registers are the state after it. Two kinds of addresses more are watched: a function's
 entry (a frame is pushed) and the place behind its prologue's first instructions where tail calls land
 (the top frame goes over to the next program). An exit is complete where it begins: it changes nothing
-but the frame.
+but the frame. That it gives back its caller's registers and stack is looked at where its epilogue ends
+(and at tail calls where they land): no step of the program would show it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kernel_model.errors import NotModelled
 from kernel_model.isa import opcodes as op
 
 from ..hardware.cpu import KERNEL_REGS
+from .memory import Effect, effect, look, target_of
 from .record import Execution, ProgText, Recording, Where
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ _PICK: Callable[[tuple[int, ...]], tuple[int, ...]] = itemgetter(*map(KERNEL_REG
 _PROLOGUE_HEAD = 12
 """Bytes from a function's entry to where tail calls land, without endbr64 (X86_TAIL_CALL_OFFSET)."""
 _ENDBR = 4
+_SAVED = ("rbx", "r12", "r13", "r14", "r15", "rbp")
+"""What a function gives back as it found it, besides the stack pointer."""
+_PICK_SAVED: Callable[[tuple[int, ...]], tuple[int, ...]] = itemgetter(
+    *map(KERNEL_REGS.index, (*_SAVED, "rsp"))
+)
+_WORD = 8
 
 
 @dataclass
@@ -42,14 +50,20 @@ class _Point:
     entry: bool = False
     landing: bool = False
     slot: int = -1
+    leaving: bool = False
+    """The last instruction of an epilogue."""
     epilogue: int = 0
     """For an exit that jumps to the function's only epilogue: the address of that."""
 
 
 @dataclass
 class _Frame:
+    saved: tuple[int, ...]
+    """The caller's registers and stack pointer at the entry, as _PICK_SAVED has them."""
     under_way: Where | None = None
     in_prologue: bool = True
+    store: tuple[int, int, tuple[int, bytes] | None] | None = None
+    """Address and size of what the instruction under way stores, and the memory there before it."""
 
 
 class JitRecorder:
@@ -68,6 +82,8 @@ class JitRecorder:
         self._execution: Execution | None = None
         self._outer: list[tuple[Execution | None, list[_Frame]]] = []
         self._skip = 0
+        self._left: tuple[Execution, int, _Frame] | None = None
+        self._leave_size = 5 if machine.kernel.mitigations.return_thunk else 1
 
     def __enter__(self) -> JitRecorder:
         kernel = self._machine.kernel
@@ -106,7 +122,9 @@ class JitRecorder:
             here.slot = slot
             if text.insns[slot].code == op.EXIT:
                 here.epilogue = epilogue
-                epilogue = epilogue or function.addr + function.offs[slot - subprog.start]
+                if not epilogue:
+                    epilogue = function.addr + function.offs[slot - subprog.start]
+                    point(function.offs[slot - subprog.start + 1] - self._leave_size).leaving = True
         point(0).entry = True
         if number == 0:
             point(landing).landing = True
@@ -118,6 +136,9 @@ class JitRecorder:
             return
         if addr == self._skip:
             self._skip = 0
+            return
+        if point.leaving and self._left is not None:
+            self._check_leaving(*self._left)
             return
         if point.entry:
             self._enter(point)
@@ -136,7 +157,7 @@ class JitRecorder:
         caller = self._recording.programs[under_way.prog].insns[under_way.slot] if under_way else None
         if caller is not None and caller.code == op.CALL:
             if caller.src == op.BPF_PSEUDO_CALL:
-                self._frames.append(_Frame())
+                self._frames.append(self._new_frame())
                 return
             if point.function:
                 raise NotModelled("traces of functions that helpers call back")
@@ -144,7 +165,7 @@ class JitRecorder:
             self._outer.append((self._execution, self._frames))
         elif self._execution is not None:
             self._give_up(None)
-        self._frames = [_Frame()]
+        self._frames = [self._new_frame()]
         self._execution = self._recording.begin()
 
     def _land(self) -> None:
@@ -153,11 +174,38 @@ class JitRecorder:
             frame.in_prologue = False
             return
         self._complete(frame, self._read())
+        if self._execution is not None:
+            self._check_saved(self._execution, len(self._execution) - 1, frame, landing=True)
+
+    def _new_frame(self) -> _Frame:
+        return _Frame(_PICK_SAVED(self._machine.cpu.register_values()))
+
+    def _check_leaving(self, execution: Execution, step: int, frame: _Frame) -> None:
+        """At the last instruction of an epilogue: everything is as the caller had it."""
+        self._left = None
+        self._check_saved(execution, step, frame, landing=False)
+
+    def _check_saved(self, execution: Execution, step: int, frame: _Frame, landing: bool) -> None:
+        """Note what is not restored. A tail call lands with rbp pushed, and both pointing there."""
+        now, saved = _PICK_SAVED(self._machine.cpu.register_values()), frame.saved
+        if landing:
+            pushed = saved[-1] - _WORD
+            saved = (*saved[:-2], pushed, pushed)
+        if now != saved:
+            execution.broken[step] = ", ".join(
+                f"{name} is {here:#x}, was {there:#x}"
+                for name, here, there in zip((*_SAVED, "rsp"), now, saved, strict=True)
+                if here != there
+            )
 
     def _complete(self, frame: _Frame, regs: tuple[int, ...]) -> None:
         if frame.under_way is not None and self._execution is not None:
-            self._recording.add(self._execution, frame.under_way, regs)
-            frame.under_way = None
+            done = None if frame.store is None else self._effect(*frame.store)
+            self._recording.add(self._execution, frame.under_way, regs, done)
+            frame.under_way = frame.store = None
+
+    def _effect(self, addr: int, size: int, before: tuple[int, bytes] | None) -> Effect | None:
+        return effect(before, look(self._machine.kernel.memory, addr, size), addr, size)
 
     def _slot(self, point: _Point) -> None:
         frame = self._frames[-1]
@@ -166,8 +214,15 @@ class JitRecorder:
         self._complete(frame, regs)
         where = Where(point.prog.id, point.slot)
         frame.under_way = where
-        if point.prog.insns[point.slot].code == op.EXIT:
+        insn = point.prog.insns[point.slot]
+        target = target_of(insn)
+        if target is not None:
+            addr = target.addr(regs)
+            frame.store = addr, target.size, look(self._machine.kernel.memory, addr, target.size)
+        if insn.code == op.EXIT:
             self._complete(frame, regs)
+            if self._execution is not None:
+                self._left = self._execution, len(self._execution) - 1, frame
             self._skip = point.epilogue
             self._frames.pop()
             if not self._frames and self._execution is not None:

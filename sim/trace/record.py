@@ -13,6 +13,9 @@ engines comparable, whichever recorded them:
   belongs to them. Should the interpreter change a register there, the step is kept and shows as a
   difference.
 
+A step that stores has an effect besides: the bytes at its target afterwards, and what changed beside them
+(:mod:`sim.trace.memory`).
+
 Which registers mean anything after a step is the business of :mod:`sim.trace.live`.
 """
 
@@ -29,6 +32,8 @@ from kernel_model.isa.disasm import disasm
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.native import Subprog
 from kernel_model.kernel import Kernel
+
+from .memory import Effect
 
 REGISTERS = tuple(f"r{number}" for number in range(11))
 WIDTH = len(REGISTERS)
@@ -128,7 +133,8 @@ class Execution:
 
     ``under_way`` is the instruction that was begun and not completed then. ``cut``: the recording was full,
     so that nothing is known about the rest. ``places`` holds ``prog << 32 | slot`` of each step, ``values``
-    its registers.
+    its registers, ``effects`` by step what stores did to memory, ``broken`` by step how the machine code
+    left its caller's registers or stack other than it found them.
     """
 
     places: array[int] = field(default_factory=lambda: array("Q"))
@@ -137,9 +143,13 @@ class Execution:
     ended: str = ""
     cut: bool = False
     under_way: Where | None = None
+    effects: dict[int, Effect] = field(default_factory=dict)
+    broken: dict[int, str] = field(default_factory=dict)
 
-    def add(self, where: Where, regs: Regs) -> None:
+    def add(self, where: Where, regs: Regs, effect: Effect | None = None) -> None:
         """Append a step."""
+        if effect is not None:
+            self.effects[len(self.places)] = effect
         self.places.append(where.prog << 32 | where.slot)
         self.values.extend(regs)
 
@@ -173,12 +183,12 @@ class Recording:
         self.executions.append(Execution())
         return self.executions[-1]
 
-    def add(self, execution: Execution, where: Where, regs: Regs) -> None:
+    def add(self, execution: Execution, where: Where, regs: Regs, effect: Effect | None = None) -> None:
         """A step of one of the executions; TraceFull when there are enough."""
         if self.steps >= self.limit:
             raise TraceFull
         self.steps += 1
-        execution.add(where, regs)
+        execution.add(where, regs, effect)
 
     def stop(self, execution: Execution, error: BaseException | None, where: Where | None) -> None:
         """An execution does not come to its exit, for this reason, at this instruction."""
