@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -246,11 +247,16 @@ class Machine:
 
     def close(self) -> None:
         """Power off and free everything; a second call does nothing."""
-        if self._ram is not None:
-            self._cpu.close()
-            self._tables.release()
-            self._ram.close()
-            self._ram = None  # type: ignore[assignment]
+        ram: PhysicalMemory | None = self.__dict__.pop("_ram", None)
+        if ram is not None:
+            # A machine that did not come up whole has only some of these.
+            for part in ("_cpu", "_tables"):
+                if part in self.__dict__:
+                    self.__dict__[part].close()
+            ram.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     @property
     def cpu(self) -> Cpu:
@@ -348,6 +354,15 @@ class Machine:
         self._tables.generation += 1
         self.kernel = state["kernel"]
 
+    def digest(self) -> str:
+        """A hash of the whole state: equal for machines that nobody inside could tell apart."""
+        state = hashlib.sha256()
+        for at, page in self._ram.save_pages(self._pages.high_water).items():
+            state.update(at.to_bytes(8, "little") + page)
+        # A pickle also shows which equal objects are one and the same; reading it back evens that out.
+        state.update(pickle.dumps(pickle.loads(self._state())))
+        return state.hexdigest()
+
     def snapshot(self) -> Snapshot:
         """Freeze the whole state; RuntimeError while emulated code runs."""
         if self._cpu.depth:
@@ -382,4 +397,6 @@ class Machine:
         self._power_cpu(self.kernel.data)
         self.kernel.bind(self._ports(self.kernel.data))
         self._start_cpus(self._alloc.percpu)
+        # Powering the CPUs on used the mailbox and the boot stack.
+        self._ram.load_pages(saved["memory"])
         self._cpu.set_cpu(state["cpu"])

@@ -46,7 +46,7 @@ class PageTables:
         """Moves when user code appears at, or goes from, a page: what was translated there is stale."""
         self.kernel_root = 0
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Drop the view of physical memory (before the memory is unmapped)."""
         self._entries.release()
 

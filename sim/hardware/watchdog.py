@@ -46,7 +46,8 @@ class Watchdog:
     def close(self) -> None:
         """Stop the thread."""
         self._closing.set()
-        if self._thread is not None:
+        # A machine that nobody closed may be collected by this very thread.
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _watch(self) -> None:

@@ -193,10 +193,17 @@ def test_indirect_tail_calls(machine: Machine, bpf: Bpf, engine: bool) -> None:
         bpf.close(fd)
     load = [*BPF_LD_MAP_FD(BPF_REG_1, progs)]
     load[0] = load[0]._replace(dst=2)
-    head = "r6 = *(u32 *)(r1 +0)\nr7 = *(u32 *)(r1 +4)\nr3 = r6\nr3 += 14\nif r3 > r7 goto pc+7\nr3 = *(u8 *)(r6 +0)"
-    caller = bpf.prog_load(
-        XDP, [*assemble(head + "\nr0 = 0"), *load, *assemble("call 12\nr0 = 77\nexit\nr0 = 78\nexit")]
-    )[0]
+    head = """
+        r6 = *(u32 *)(r1 +0)
+        r7 = *(u32 *)(r1 +4)
+        r3 = r6
+        r3 += 14
+        if r3 > r7 goto pc+7
+        r3 = *(u8 *)(r6 +0)
+        r0 = 0
+    """
+    code = [*assemble(head), *load, *assemble("call 12\nr0 = 77\nexit\nr0 = 78\nexit")]
+    caller = bpf.prog_load(XDP, code)[0]
     (pokes,) = [p.image.pokes for p in machine.kernel.progs if p.maps and p.image]
     assert pokes == ()
     machine.use_engine(jit=engine)
