@@ -245,7 +245,7 @@ def _conditional(_to: _Conversion, insn: SockFilter, at: int) -> _Items:
         out.append(BPF_MOV32_IMM(TMP, insn.k))
         source, register, imm = op.BPF_X, TMP, 0
     else:
-        register, imm = (X if source == op.BPF_X else 0), insn.signed
+        register, imm = (X, 0) if source == op.BPF_X else (0, insn.signed)
     true, false = at + insn.jt + 1, at + insn.jf + 1
     if insn.jf and not insn.jt and operation in _INVERSE:
         operation, true = _INVERSE[operation], false

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def _read(file: str) -> list[SockFilter]:
     from kernel_model.classic.text import ClassicSyntaxError
 
     try:
-        text = click.get_text_stream("stdin").read() if file == "-" else Path(file).read_text()
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
         return read_program(text)
     except UnicodeDecodeError:
         raise InputError(f"{file}: not a text file") from None
