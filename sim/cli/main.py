@@ -18,6 +18,7 @@ _COMMANDS = {
     "load": ("load", "load"),
     "verify": ("verify", "verify"),
     "trace": ("trace", "trace"),
+    "diff": ("diff", "diff"),
     "disasm": ("disasm", "disasm"),
     "exec": ("exec", "exec_"),
     "fuzz": ("fuzz", "fuzz"),

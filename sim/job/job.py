@@ -109,6 +109,8 @@ class Report:
     """The recordings became full (TRACE_STEPS): the last execution is compared to that point."""
     comparison: Comparison | None = None
     explanation: list[str] = field(default_factory=list)
+    recordings: dict[str, Recording] = field(default_factory=dict)
+    """What was compared, by engine."""
 
     @property
     def agree(self) -> bool:
@@ -266,6 +268,7 @@ class _Run:
             self._pass(start, engine, frames, recording)
         report = self.report
         report.traced_frames = len(frames)
+        report.recordings = recordings
         report.trace_cut = any(each.cut for r in recordings.values() for each in r.executions)
         if report.trace_cut:
             report.traced_frames = len(recordings[JIT].executions)

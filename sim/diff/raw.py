@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Programs that pass by the verifier: both engines run them as they are, over a piece of kernel memory.
+
+Cases of an instruction set do what no verifier would let through (read the memory behind a number,
+leave registers unwritten). Divisions get the checks in front of them that every JIT relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+
+from kernel_model.bpf.prog import BpfProg
+from kernel_model.interpreter import BudgetSpent, InterpreterFault
+from kernel_model.isa import opcodes as op
+from kernel_model.isa.insn import Insn
+from kernel_model.isa.macros import BPF_LD_IMM64
+from kernel_model.isa.native import Subprog
+from kernel_model.isa.table import Use, row_for
+from kernel_model.uapi.enums import bpf_prog_type
+from kernel_model.verifier.api import MapView, ProgramSpec, Stats, VerifiedProgram
+from kernel_model.verifier.fixups.arith import guard_division, is_division
+
+from ..hardware.guest_fault import GuestFault
+from ..machine import Machine
+from ..trace import InterpreterRecorder, JitRecorder, Recording, TraceFull, compare
+from .cases import Case
+from .finding import Ending, Finding, ending_differences
+
+STEPS = 100_000
+"""Steps that are kept of a run."""
+MEMORY = 4096
+"""Bytes of memory that R1 can point at."""
+_FAULTS = (GuestFault, InterpreterFault, BudgetSpent)
+_JIT, _INTERPRETER = "jit", "interpreter"
+
+
+class RawRunner:
+    """A machine that runs one case after the other on both engines."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.machine = Machine.boot(seed=seed, nics=0)
+        self._memory = self.machine.kernel.alloc.kmalloc(MEMORY, 8)
+
+    def __enter__(self) -> RawRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.machine.close()
+
+    def load(self, case: Case) -> BpfProg:
+        """The case as a program of the kernel, compiled, behind three slots that set R1 and R2.
+
+        Raises NotModelled where the JIT cannot compile it, ValueError for too much memory.
+        """
+        if len(case.mem) > MEMORY:
+            raise ValueError(f"{case.name}: {len(case.mem)} bytes of memory; there are {MEMORY}")
+        head = [*BPF_LD_IMM64(1, self._memory if case.mem else 0), Insn(_MOV, 2, 0, 0, len(case.mem))]
+        insns, origins = guarded([*head, *case.insns])
+        verified = VerifiedProgram(insns, subprogs_of(insns, case.stack), (), (), origins, Stats(), "")
+        spec = ProgramSpec(insns, bpf_prog_type.BPF_PROG_TYPE_XDP, _no_map, name=case.name)
+        return BpfProg(self.machine.kernel, spec, verified, [], 0)
+
+    def run(self, case: Case) -> Finding:
+        """Run it on both engines from the same state, and compare."""
+        kernel = self.machine.kernel
+        prog = self.load(case)
+        recordings: dict[str, Recording] = {}
+        endings: dict[str, Ending] = {}
+        try:
+            for name, recorder in ((_INTERPRETER, InterpreterRecorder), (_JIT, JitRecorder)):
+                kernel.memory.write(self._memory, case.mem.ljust(MEMORY, b"\0"))
+                recording = recordings[name] = Recording(limit=STEPS)
+                ending = Ending()
+                try:
+                    with suppress(TraceFull), recorder(self.machine, recording):
+                        entry = prog.entry(kernel, name == _JIT)
+                        r0 = kernel.cpu.call(entry, 0, prog.insnsi(kernel))
+                        ending = Ending(r0, kernel.memory.read(self._memory, len(case.mem)))
+                except _FAULTS as fault:
+                    ending = Ending(fault=" ".join(str(fault).split()))
+                endings[name] = ending
+        finally:
+            prog.put(kernel)
+        comparison = compare(recordings[_INTERPRETER], recordings[_JIT])
+        differences = ending_differences(endings[_INTERPRETER], endings[_JIT])
+        return Finding(case.name, comparison, recordings[_INTERPRETER], recordings[_JIT], differences)
+
+
+_MOV = op.BPF_ALU64 | op.BPF_MOV | op.BPF_K
+
+
+def _no_map(fd: int) -> MapView:
+    raise LookupError(f"no map {fd}")
+
+
+def subprogs_of(insns: Sequence[Insn], stack: int) -> tuple[Subprog, ...]:
+    """The functions: they begin at slot 0 and where calls and function addresses point."""
+    starts = {0}
+    for slot, insn in enumerate(insns):
+        if (insn.code, insn.src) in ((op.CALL, op.BPF_PSEUDO_CALL), (op.LD_IMM64, op.BPF_PSEUDO_FUNC)):
+            starts.add(slot + 1 + insn.imm)
+    order = sorted(starts)
+    return tuple(
+        Subprog(start, end, stack, f"f{number}")
+        for number, (start, end) in enumerate(zip(order, [*order[1:], len(insns)], strict=True))
+    )
+
+
+def guarded(insns: Sequence[Insn]) -> tuple[tuple[Insn, ...], tuple[int, ...]]:
+    """The program with its divisions made safe and all distances moved along; each slot's origin."""
+    groups = [guard_division(insn) if is_division(insn) else [insn] for insn in insns]
+    starts = [0]
+    for group in groups:
+        starts.append(starts[-1] + len(group))
+    out: list[Insn] = []
+    origins: list[int] = []
+    for index, group in enumerate(groups):
+        field = _distance_field(insns[index]) if len(group) == 1 else ""
+        if field:
+            goal = index + 1 + getattr(insns[index], field)
+            group = [group[0]._replace(**{field: starts[goal] - starts[index] - 1})]
+        out += group
+        origins += [index] * len(group)
+    return tuple(out), tuple(origins)
+
+
+def _distance_field(insn: Insn) -> str:
+    """The field that holds a distance in slots, "" for most instructions."""
+    if insn.code == op.LD_IMM64:
+        return "imm" if insn.src == op.BPF_PSEUDO_FUNC else ""
+    row = row_for(insn, internal=True) if insn.code else None
+    if row is None:
+        return ""
+    return "off" if row.off is Use.JUMP else "imm" if row.imm is Use.JUMP else ""
