@@ -115,11 +115,10 @@ def _print(report: Report, coverage: bool, verbose: int) -> None:
             print_line(f"  {title} {times} times: {why}")
     for found in report.found:
         where = f", {found.path}" if found.path else ""
-        print_line(
-            f"DIFFERENCE in program {found.number} ({found.program.count} instructions after shrinking{where})",
-            "bold red",
-        )
-        print_line(found.text.rstrip())
+        size = f"{found.program.count} instructions after shrinking"
+        print_line(f"DIFFERENCE in program {found.number} ({size}{where})", "bold red")
+        for line in found.text.splitlines():
+            print_line(line)
     print_line(f"differences: {len(report.found)}")
 
 

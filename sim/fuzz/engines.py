@@ -12,6 +12,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 from kernel_model.bpf.map_object import MapObject
 from kernel_model.bpf.prog import BpfProg
@@ -19,7 +20,7 @@ from kernel_model.errors import NotModelled
 from kernel_model.interpreter import BudgetSpent, InterpreterFault
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
-from kernel_model.isa.macros import BPF_EXIT_INSN, BPF_MOV64_IMM, BPF_MOV64_REG
+from kernel_model.isa.macros import BPF_EXIT_INSN, BPF_MOV64_IMM
 from kernel_model.net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
 from kernel_model.net.skb import build_skb
 from kernel_model.net.stack import LOOPBACK_IFINDEX
@@ -35,6 +36,8 @@ from .program import ARRAY, DATA_MAPS, HASH, MAPS, PACKET, PROG_ARRAY, Kind, Pro
 INTERPRETER, JIT = "interpreter", "jit"
 ENGINES = (INTERPRETER, JIT)
 TRACE_STEPS = 20_000
+WATCHDOG = 2.0
+"""A program runs for microseconds; only a wrong engine keeps it going for so long."""
 _FAULTS = (GuestFault, InterpreterFault, BudgetSpent)
 MAX_FUNCTIONS = 16
 """As many functions a program with callbacks may have (the BTF that is loaded has so many)."""
@@ -119,14 +122,13 @@ def _entries(
 class Engines:
     """The machine. ``trace`` names the first instruction where the engines part."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.machine = Machine.boot(seed=seed)
+    def __init__(self, seed: int = 0, watchdog: float = WATCHDOG) -> None:
+        """``watchdog`` is in host seconds, after which a run counts as one that does not end."""
+        self.machine = Machine.boot(seed=seed, watchdog=watchdog)
         self._process = process = self.machine.process()
         self._bpf = Bpf(process)
         self.fds = [
-            self._bpf.map_create(
-                spec.type, spec.key_size, spec.value_size, spec.max_entries, name=spec.name
-            )
+            self._bpf.map_create(spec.type, spec.key_size, spec.value_size, spec.max_entries, name=spec.name)
             for spec in MAPS
         ]
         self._fd_array = process.alloc(4096)
@@ -174,13 +176,16 @@ class Engines:
         memory.put_u32(xdp + xdp_layout.offset("frame_sz"), FRAME_SIZE)
         skb = build_skb(kernel, PACKET, device, LOOPBACK_IFINDEX, bytes(6), pull_mac=False)
         data = memory.u64(skb.addr + kernel.layout["sk_buff"].offset("data"))
+        # bpf_compute_data_pointers(), which every caller of a tc program does.
+        control = skb.addr + kernel.layout["sk_buff"].offset("cb")
+        ends = kernel.layout["bpf_skb_data_end"]
+        memory.put_u64(control + ends.offset("data_meta"), data)
+        memory.put_u64(control + ends.offset("data_end"), data + len(PACKET))
         self._contexts = {
             Kind.XDP: (xdp, xdp_layout.size, start),
             Kind.TC: (skb.addr, kernel.layout["sk_buff"].size, data),
         }
-        self._initial = {
-            kind: memory.read(addr, size) for kind, (addr, size, _) in self._contexts.items()
-        }
+        self._initial = {kind: memory.read(addr, size) for kind, (addr, size, _) in self._contexts.items()}
 
     def _keep(self) -> list[tuple[int, bytes]]:
         """Places outside maps and contexts that programs change through helpers, and what they hold."""
@@ -228,7 +233,7 @@ class Engines:
 
     def load(self, program: Program) -> BpfProg | Refused:
         """Through the kernel's BPF_PROG_LOAD. The caller gives it back by :meth:`unload`."""
-        fields: dict[str, int] = {}
+        fields: dict[str, Any] = {}
         func_info = b""
         if program.has_callback:
             starts = program.functions()
@@ -275,9 +280,7 @@ class Engines:
             r0 = kernel.cpu.call(entry, addr, prog.insnsi(kernel))
         except _FAULTS as fault:
             return Outcome(0, b"", fault=" ".join(str(fault).split()) or type(fault).__name__)
-        maps = tuple(
-            self._entries(index) if names_hash or index == ARRAY else () for index in DATA_MAPS
-        )
+        maps = tuple(self._entries(index) if names_hash or index == ARRAY else () for index in DATA_MAPS)
         return Outcome(r0, memory.read(data, len(PACKET)), memory.read(addr, size), maps)
 
     def trace(self, program: Program) -> tuple[Comparison, list[str]]:

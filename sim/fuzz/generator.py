@@ -342,7 +342,11 @@ class _Writer:
             return []
         slot = self.rng.choice(sorted(self.state.slots))
         seed = self.read()
-        out = [BPF_MOV64_REG(5, seed), *self.stack_pointer(3, slot), BPF_MOV64_IMM(4, self.rng.choice((4, 8)))]
+        out = [
+            BPF_MOV64_REG(5, seed),
+            *self.stack_pointer(3, slot),
+            BPF_MOV64_IMM(4, self.rng.choice((4, 8))),
+        ]
         if self.state.value and self.rng.random() < 0.5:
             out += [BPF_MOV64_REG(1, 9), BPF_MOV64_IMM(2, 16)]
         else:
@@ -428,7 +432,8 @@ class _Writer:
         """A branch whose machine code spans about 127 bytes, where short jumps end."""
         self.state.regs.add(0)
         sizes = {0: 10, 1: 7, 2: 4, 3: 3, 4: 3}
-        room, then = self.rng.choice((120, 124, 126, 127, 128, 129, 132)), []
+        room = self.rng.choice((120, 124, 126, 127, 128, 129, 132))
+        then: list[Insn] = []
         while room > 0:
             fits = [number for number, size in sizes.items() if size <= room]
             number = 0 if 0 in fits and self.rng.random() < 0.8 else self.rng.choice(fits or [3])
@@ -446,7 +451,9 @@ class _Writer:
             body += self.rng.choice((self.alu, self.load, self.store, self.atomic))()
         back = -len(body) - 2
         self.protected.discard(8)
-        row = self.rng.choice([row for row in _BRANCHES if row.name in ("JMP_JLT_K", "JMP32_JLT_K", "JMP_JNE_K")])
+        row = self.rng.choice(
+            [row for row in _BRANCHES if row.name in ("JMP_JLT_K", "JMP32_JLT_K", "JMP_JNE_K")]
+        )
         return [
             BPF_MOV64_IMM(8, 0),
             *body,
@@ -570,7 +577,7 @@ def generate(seed: int, number: int) -> Program:
 
 def _function(writer: _Writer) -> list[Insn]:
     out = [] if len(writer.state.regs) >= 2 else writer.constant(0)
-    out += [insn for insn in writer.new_slot()] if writer.rng.random() < 0.5 else []
+    out += writer.new_slot() if writer.rng.random() < 0.5 else []
     for _ in range(writer.rng.randrange(1, 6)):
         out += writer.rng.choice((writer.alu, writer.alu, writer.load, writer.store, writer.plain_helper))()
     return [*out, *writer.end()]

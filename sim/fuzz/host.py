@@ -12,6 +12,7 @@ import functools
 import os
 import platform
 import struct
+from typing import Any
 
 from sim.userspace.bpf import Bpf, SyscallError
 
@@ -94,7 +95,7 @@ class HostKernel:
         """Load, test-run once on the packet, read the maps back. R0 has 32 bits, the context is not shown."""
         if len(program.insns) > MAX_INSNS:
             return Refused(f"{len(program.insns)} instructions are too many for the host")
-        fields: dict[str, int] = {}
+        fields: dict[str, Any] = {}
         func_info = b""
         if program.has_callback:
             starts = program.functions()
@@ -114,9 +115,7 @@ class HostKernel:
             self._reset()
             ran = self._bpf.prog_test_run(fd, PACKET)
             names_hash = program.names_map(HASH)
-            maps = tuple(
-                self._entries(index) if names_hash or index == ARRAY else () for index in DATA_MAPS
-            )
+            maps = tuple(self._entries(index) if names_hash or index == ARRAY else () for index in DATA_MAPS)
             return Outcome(ran.retval, ran.data, b"", maps)
         finally:
             self._bpf.close(fd)

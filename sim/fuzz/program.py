@@ -101,15 +101,15 @@ class Program:
     @property
     def uses_surroundings(self) -> bool:
         """Whether it looks at its context, the maps or kernel functions: a bare engine has none."""
-        marks = _MAP_REFERENCES + (op.BPF_PSEUDO_MAP_IDX, op.BPF_PSEUDO_MAP_IDX_VALUE, op.BPF_PSEUDO_FUNC)
+        marks = (*_MAP_REFERENCES, op.BPF_PSEUDO_MAP_IDX, op.BPF_PSEUDO_MAP_IDX_VALUE, op.BPF_PSEUDO_FUNC)
         for insn in self.insns:
             if insn.code == op.LD_IMM64 and insn.src in marks:
                 return True
             if insn.code == op.CALL and insn.src == 0:
                 return True
-            if insn.code & 7 in (op.BPF_LD, op.BPF_LDX) and insn.code not in (op.LD_IMM64, 0):
-                if insn.src != op.BPF_REG_FP:
-                    return True
+            reads = insn.code & 7 in (op.BPF_LD, op.BPF_LDX) and insn.code not in (op.LD_IMM64, 0)
+            if reads and insn.src != op.BPF_REG_FP:
+                return True
         return any(insn.code == op.BPF_ALU64 | op.BPF_MOV | op.BPF_X and insn.src == 1 for insn in self.insns)
 
     def functions(self) -> tuple[int, ...]:

@@ -13,6 +13,8 @@ from kernel_model.isa.table import Effect, Use, row_for
 from .program import Program
 
 MAX_TRIES = 4000
+_PAIRS = 20
+"""Slots up to which any two instructions are taken out together: a pointer's making and its use, say."""
 Holds = Callable[[Program], bool]
 """Whether a smaller program still shows it: the verifier accepts it, and the engines part."""
 
@@ -31,11 +33,40 @@ def shrink(program: Program, holds: Holds, max_tries: int = MAX_TRIES) -> Progra
         for candidate in _smaller(program):
             if tries >= max_tries:
                 return program
+            if not _loops_end(candidate):
+                continue
             tries += 1
             if holds(candidate):
                 program, changed = candidate, True
                 break
     return program
+
+
+def _loops_end(program: Program) -> bool:
+    """Whether every backward branch still has its counter, begun at 0 and advanced right before.
+
+    The verifier would follow a loop without one for a million instructions before it refuses.
+    """
+    for slot, insn in enumerate(program.insns):
+        row = row_for(insn) if insn.code else None
+        if row is None or row.effect not in (Effect.BRANCH, Effect.JUMP):
+            continue
+        if getattr(insn, _distance_field(insn)) >= 0:
+            continue
+        begin = slot + 1 + insn.off
+        counter = insn.dst
+        step = Insn(op.BPF_ALU64 | op.BPF_ADD, counter, 0, 0, 1)
+        inside = program.insns[begin : slot - 1]
+        if (
+            begin < 1
+            or slot < 1
+            or program.insns[slot - 1] != step
+            or program.insns[begin - 1] != BPF_MOV64_IMM(counter, 0)
+            or insn.imm < 1
+            or any(each.dst == counter for each in inside)
+        ):
+            return False
+    return True
 
 
 def _smaller(program: Program) -> Iterator[Program]:
@@ -49,6 +80,13 @@ def _smaller(program: Program) -> Iterator[Program]:
                 yield smaller
         size //= 2
     yield from _simpler(program)
+    if count <= _PAIRS:
+        for second in range(count):
+            for first in range(second):
+                once = without(program, second, second + 1)
+                twice = without(once, first, first + 1) if once is not None else None
+                if twice is not None:
+                    yield twice
 
 
 def _simpler(program: Program) -> Iterator[Program]:
@@ -63,6 +101,8 @@ def _simpler(program: Program) -> Iterator[Program]:
                 shorter = without(program, slot + 1, slot + 2)
                 if shorter is not None:
                     yield _replaced(shorter, slot, BPF_MOV64_IMM(insn.dst, low))
+        elif row.effect is Effect.CALL:
+            yield _replaced(program, slot, BPF_MOV64_IMM(op.BPF_REG_0, 0))
         elif row.effect in (Effect.ALU, Effect.LOAD) and insn != BPF_MOV64_IMM(insn.dst, insn.imm):
             yield _replaced(program, slot, BPF_MOV64_IMM(insn.dst, 0))
             yield _replaced(program, slot, BPF_MOV64_IMM(insn.dst, -1))
