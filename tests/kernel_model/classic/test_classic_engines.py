@@ -256,3 +256,16 @@ def test_program_too_large_for_a_socket_against_the_host(machine: Machine, host:
         assert size > layout.offset("insnsi") + 8 * 9 * count
         assert (host.attach(insns) == errno.ENOMEM) == (size >= 128 << 10), size
         assert host.attach(assemble("ret #1")) == 0
+
+
+@pytest.mark.host_kernel
+@pytest.mark.parametrize("count", [3600, 4000])
+def test_jump_in_a_long_program_against_the_host(machine: Machine, host: HostSocket, count: int) -> None:
+    """Too large either way for a socket, but a jump that far behind is refused before that is looked at."""
+    insns = assemble("ldb [x + 1]\n" * count + "jeq #1, a1\nret #1\na1: ret a")
+    try:
+        create_socket_filter(machine.kernel, insns).put(machine.kernel)
+        ours = errno.ENOMEM
+    except ClassicError as error:
+        ours = error.errno
+    assert ours == host.attach(insns)
