@@ -15,10 +15,13 @@ from . import sanitize as san
 from .bounds import S64_MAX, S64_MIN, U64, Bounds
 from .env import Env
 from .operands import check_bounds, check_writable, leaks_pointer, read_reg, tie_before_move
+from .pending import push_stack
 from .precision import mark_chain_precision
 from .regs import (
     BASE_MASK,
     BPF_ADD_CONST,
+    BPF_ADD_CONST32,
+    BPF_ADD_CONST64,
     BPF_MAX_VAR_OFF,
     CONST_PTR_TO_DYNPTR,
     CONST_PTR_TO_MAP,
@@ -226,7 +229,23 @@ def _adjust_scalar(env: Env, insn: Insn, dst: Reg, src: Reg) -> Reg:
         return UNKNOWN_REG
     if operation in (op.BPF_ADD, op.BPF_SUB):
         san.sanitize_value(env, insn)
+    elif operation in (op.BPF_AND, op.BPF_OR) and src.bounds.mask == 0:
+        dst = _fork(env, insn, dst)
     return Reg(SCALAR_VALUE, arith.alu(operation, alu32, dst.bounds, src.bounds), dst.off, dst.id)
+
+
+def _fork(env: Env, insn: Insn, dst: Reg) -> Reg:
+    """A number that is -1 or 0, as ``x >> 31`` makes it, is followed as each of them (6.18's updates)."""
+    b = dst.bounds
+    if (b.smin, b.smax) == (-1, 0):
+        zero, ones = const_reg(0), const_reg(-1)
+    elif (b.s32_min, b.s32_max) == (-1, 0):
+        zero, ones = (dst.with_bounds(bd.with_subreg(b, value)) for value in (0, bd.U32))
+    else:
+        return dst
+    branch = push_stack(env, env.insn_idx, env.insn_idx, False)
+    branch.frames[-1].regs[insn.dst] = zero
+    return ones
 
 
 def _adjust(env: Env, insn: Insn) -> None:
@@ -261,22 +280,36 @@ def _adjust(env: Env, insn: Insn) -> None:
             _adjust_pointer(env, insn, dst_reg, src_reg, True)
             return
     new = _adjust_scalar(env, insn, dst_reg, src_reg)
-    # r1 = r2; r1 += 8: what is learnt of r2 later is known of r1, eight off. (since 6.11)
-    if (
-        env.bpf_capable
-        and operation == op.BPF_ADD
-        and code & 7 == op.BPF_ALU64
-        and new.id
-        and src_reg.bounds.mask == 0
-    ):
-        value = src_reg.bounds.value
-        if new.id & BPF_ADD_CONST or value > bd.S32_MAX:
-            new = new.with_id(0, 0)
-        else:
-            new = new.with_id(new.id | BPF_ADD_CONST, value)
-    elif new.id:
-        new = new.with_id(0)
+    if new.id:
+        new = _tie_with_delta(env, insn, dst_reg, src_reg, new)
     regs[dst] = new
+
+
+def _tie_with_delta(env: Env, insn: Insn, old: Reg, src: Reg, new: Reg) -> Reg:
+    """``r1 = r2; r1 += 8``: what is learnt of r2 later is known of r1, eight off (since 6.11).
+
+    Negative constants, subtraction and 32-bit arithmetic came with 6.18's stable updates.
+    """
+    alu32 = insn.code & 7 != op.BPF_ALU64
+    operation = insn.code & 0xF0
+    untied = new.with_id(0, 0)
+    if not env.bpf_capable or operation not in (op.BPF_ADD, op.BPF_SUB) or new.id & BPF_ADD_CONST:
+        return untied
+    if insn.code & 8 and insn.src == insn.dst:
+        return untied
+    if alu32:
+        if src.bounds.mask & bd.U32 or old.bounds.umax > bd.U32:
+            return untied
+        delta = bd.s32(src.bounds.value & bd.U32)
+    else:
+        delta = bd.s64(src.bounds.value)
+        if src.bounds.mask or not bd.S32_MIN <= delta <= bd.S32_MAX:
+            return untied
+    if operation == op.BPF_SUB:
+        if delta == bd.S32_MIN:
+            return untied
+        delta = -delta
+    return new.with_id(new.id | (BPF_ADD_CONST32 if alu32 else BPF_ADD_CONST64), delta)
 
 
 # ---- moves ----------------------------------------------------------------------------------

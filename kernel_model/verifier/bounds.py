@@ -179,6 +179,33 @@ def update64_from_bits(b: Bounds) -> None:
     top = value | mask
     if top < b.umax:
         b.umax = top
+    if mask or b.umin != b.umax:
+        _single_match(b, top)
+
+
+def _single_match(b: Bounds, top: int) -> None:
+    """Where the bits admit only one number of the unsigned range, that is it. (6.18's stable updates)
+
+    A range that contradicts the bits (a branch that cannot be taken) becomes one number, too.
+    """
+    low, high = b.umin, b.umax
+    following = tnum.after((b.value, b.mask), low)
+    if low & ~b.mask == b.value:
+        if following <= high:
+            return
+        only = low
+    elif following == top:
+        only = top
+    elif following <= high and tnum.after((b.value, b.mask), following) > high:
+        only = following
+    else:
+        return
+    exact = const(only)
+    b.value, b.mask = only, 0
+    b.umin = b.umax = only
+    b.smin = b.smax = exact.smin
+    b.s32_min = b.s32_max = exact.s32_min
+    b.u32_min = b.u32_max = exact.u32_min
 
 
 def update_from_bits(b: Bounds) -> None:
@@ -206,6 +233,7 @@ def _deduce32(b: Bounds) -> None:
 
     A 64-bit range whose upper halves agree is a range of its lower halves; upper halves that differ by
     one still give a signed 32-bit range when the lower ones go from negative to positive. (since 6.8)
+    A signed range across zero is treated as in 64 bits. (6.18's stable updates)
     """
     umin, umax, smin, smax = b.umin, b.umax, b.smin, b.smax
     ulow, uhigh = s32(umin), s32(umax)
@@ -229,6 +257,14 @@ def _deduce32(b: Bounds) -> None:
     low, high = b.s32_min & U32, b.s32_max & U32
     if low <= high:
         _meet_u32(b, low, high)
+    elif b.u32_max < low:
+        b.s32_min = s32(b.u32_min)
+        if high < b.u32_max:
+            b.u32_max = high
+    elif high < b.u32_min:
+        b.s32_max = s32(b.u32_max)
+        if low > b.u32_min:
+            b.u32_min = low
 
 
 def _deduce64(b: Bounds) -> None:
@@ -375,6 +411,15 @@ def zero_extend(b: Bounds, size: int) -> Bounds:
     if len(_zero_extended) >= _MEMO:
         _zero_extended.clear()
     _zero_extended[memo] = out
+    return out
+
+
+def with_subreg(b: Bounds, low: int) -> Bounds:
+    """The same with the lower half known to be ``low``; the 64-bit ranges stay."""
+    out = b.copy()
+    out.value, out.mask = b.value & _HIGH32 | low, b.mask & _HIGH32
+    out.u32_min = out.u32_max = low
+    out.s32_min = out.s32_max = s32(low)
     return out
 
 

@@ -23,6 +23,7 @@ from .regs import (
     BASE_MASK,
     BEYOND_PKT_END,
     BPF_ADD_CONST,
+    BPF_ADD_CONST32,
     NEVER_NULL,
     PACKET_ANY,
     PTR_MAYBE_NULL,
@@ -205,9 +206,11 @@ def _collect(env: Env, state: VerifierState, reg_id: int, found: list[tuple[int,
 def _synced(reg: Reg, known: Reg) -> Reg:
     if not (reg.id | known.id) & BPF_ADD_CONST or reg.off == known.off:
         return known
-    delta = bd.s32(reg.off) - bd.s32(known.off)
     out = known.bounds.copy()
-    arith.add_in_place(out, bd.const(delta))
+    arith.add_in_place(out, bd.const(reg.off - known.off))
+    if (reg.id | known.id) & BPF_ADD_CONST32:
+        bd.zext_32_to_64(out)
+    bd.sync(out)
     return Reg(SCALAR_VALUE, out, reg.off, reg.id)
 
 
@@ -219,7 +222,7 @@ def _sync(state: VerifierState, known: Reg, linked: Linked, skip: tuple[int, int
         reg = frame.regs[at] if is_reg else frame.stack[at].reg
         if reg.type != SCALAR_VALUE or (is_reg and (number, at) == skip):
             continue
-        if reg.id & ~BPF_ADD_CONST != wanted:
+        if reg.id & ~BPF_ADD_CONST != wanted or (reg.id ^ known.id) & BPF_ADD_CONST == BPF_ADD_CONST:
             continue
         new = _synced(reg, known)
         if new is reg:
@@ -257,10 +260,11 @@ def _learn(env: Env, insn: Insn, cond: int, jmp32: bool, dst: Reg, src: Reg, oth
     else:
         false_dst, false_src = refine(no, jmp32, dst.bounds, src.bounds)
         true_dst, true_src = refine(yes, jmp32, dst.bounds, src.bounds)
+    same = by_reg and insn.dst == insn.src
     true_dst = check_bounds(env, true_dst, "true_reg1")
-    true_src = check_bounds(env, true_src, "true_reg2")
+    true_src = true_dst if same else check_bounds(env, true_src, "true_reg2")
     false_dst = check_bounds(env, false_dst, "false_reg1")
-    false_src = check_bounds(env, false_src, "false_reg2")
+    false_src = false_dst if same else check_bounds(env, false_src, "false_reg2")
     if false_dst is not dst.bounds:
         this_regs[insn.dst] = dst.with_bounds(false_dst)
     if true_dst is not dst.bounds:

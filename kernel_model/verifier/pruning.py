@@ -97,14 +97,15 @@ class _IdMap:
         return True
 
     def scalar(self, old_id: int, cur_id: int) -> bool:
-        """The same for scalars, where no id counts as an id of its own."""
+        """The same for scalars: an old one without id is independent, so ties of the new one do no harm."""
         if not old_id:
-            self.tmp += 1
-            old_id = self.tmp
+            return True
         if not cur_id:
             self.tmp += 1
             cur_id = self.tmp
-        return self.same(old_id, cur_id)
+        if not self.same(old_id, cur_id):
+            return False
+        return not old_id & BPF_ADD_CONST or self.same(old_id & ~BPF_ADD_CONST, cur_id & ~BPF_ADD_CONST)
 
 
 # ---- comparing ------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def _reg_safe(env: Env, old: Reg, cur: Reg, ids: _IdMap, exact: int, precise: bo
             return old.exactly(cur) and ids.scalar(old.id, cur.id)
         if not precise and exact == NOT_EXACT:
             return True
-        if (old.id ^ cur.id) & BPF_ADD_CONST:
+        if old.id and (old.id ^ cur.id) & BPF_ADD_CONST:
             return False
         if old.id & BPF_ADD_CONST and old.off != cur.off:
             return False

@@ -109,8 +109,11 @@ NEVER_NULL: Final = frozenset(
 )  # fmt: skip
 """Base types that are not NULL when they are not marked as maybe NULL."""
 
-BPF_ADD_CONST: Final = 1 << 31
-"""Flag in a scalar's id: the register is the one of that id plus ``off``. (since 6.11)"""
+BPF_ADD_CONST64: Final = 1 << 31
+BPF_ADD_CONST32: Final = 1 << 30
+BPF_ADD_CONST: Final = BPF_ADD_CONST64 | BPF_ADD_CONST32
+"""Flags in a scalar's id: the register is the one of that id plus ``off``, added in 64 bits (since 6.11) or
+in 32 (6.18's stable updates)."""
 BPF_MAX_VAR_OFF: Final = 1 << 29
 BPF_MAX_VAR_SIZ: Final = 1 << 29
 

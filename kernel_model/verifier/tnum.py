@@ -144,6 +144,27 @@ def with_subreg(a: Tnum, low: Tnum) -> Tnum:
     return (a[0] & _HIGH32 | low[0] & U32, a[1] & _HIGH32 | low[1] & U32)
 
 
+def after(a: Tnum, z: int) -> int:
+    """The smallest number above ``z`` that ``a`` admits; the largest of all when there is none."""
+    value, mask = a
+    top = value | mask
+    if z >= top:
+        return top
+    c = z + 1
+    if c <= value:
+        return value
+    j = value | (c & mask)
+    wrong = (c ^ j) & ~mask
+    if not wrong:
+        return j
+    # Below the highest known bit that disagrees, everything is as small as can be.
+    at = wrong.bit_length()
+    if j & (1 << (at - 1)):
+        return value | (c & mask) >> at << at
+    # A known 0 stands where ``c`` has a 1: the free bits above it must grow.
+    return value | (((((c | ~mask) & U64) >> at) + 1) << at & mask)
+
+
 def text(a: Tnum) -> str:
     """As verifier messages print it: a constant (decimal when short), else ``(value; mask)``."""
     value, mask = a
