@@ -64,20 +64,32 @@ def _helpers(machine_code: Collection[str]) -> Iterator[Item]:
             continue
         ways = {"trap" if symbol in FUNCTIONS else "machine code" for symbol in found}
         where = ", ".join(found)
-        yield Item("helper", number, row.name, row.since, " and ".join(sorted(ways)), where, "tests/kernel_model/helpers")
+        yield Item(
+            "helper",
+            number,
+            row.name,
+            row.since,
+            " and ".join(sorted(ways)),
+            where,
+            "tests/kernel_model/helpers",
+        )
 
 
 def _prog_types() -> Iterator[Item]:
     for number, row in sorted(PROG_TYPES.items()):
         how = "verified; test run or hook" if row.modelled else NOT_MODELLED
         where = "kernel_model.hooks" if row.modelled else ""
-        yield Item("program type", number, row.name, row.since, how, where, "tests/kernel_model" if where else "")
+        yield Item(
+            "program type", number, row.name, row.since, how, where, "tests/kernel_model" if where else ""
+        )
 
 
 def _attach_types() -> Iterator[Item]:
     for kind in bpf_attach_type:
         by = _ATTACH_BY.get(kind, "")
-        yield Item("attach type", kind, kind.name, "", by or NOT_MODELLED, "kernel_model.bpf.link" if by else "")
+        yield Item(
+            "attach type", kind, kind.name, "", by or NOT_MODELLED, "kernel_model.bpf.link" if by else ""
+        )
 
 
 def _instructions() -> Iterator[Item]:
@@ -89,7 +101,9 @@ def _instructions() -> Iterator[Item]:
 
 def _syscalls() -> Iterator[Item]:
     for number, row in sorted(SYSCALLS.items()):
-        yield Item("system call", number, row.name, "", "python", _module(row.handler), "tests/kernel_model/syscalls")
+        yield Item(
+            "system call", number, row.name, "", "python", _module(row.handler), "tests/kernel_model/syscalls"
+        )
 
 
 def _tests(where: str) -> str:

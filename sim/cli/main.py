@@ -20,6 +20,7 @@ _COMMANDS = {
     "trace": ("trace", "trace"),
     "diff": ("diff", "diff"),
     "disasm": ("disasm", "disasm"),
+    "cbpf": ("cbpf", "cbpf"),
     "exec": ("exec", "exec_"),
     "fuzz": ("fuzz", "fuzz"),
     "conform": ("conform", "conform"),
