@@ -221,6 +221,7 @@ class Env:
         self.bt_regs: list[int] = [0] * 8
         self.bt_slots: list[int] = [0] * 8
         self.bt_frame = 0
+        self.back_skips: list[int] = []
 
         self.scratched_regs = 0
         self.scratched_slots = 0

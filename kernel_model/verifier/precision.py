@@ -333,6 +333,39 @@ def _at_entry(env: Env, state: VerifierState) -> bool:
     return changed
 
 
+_NOBODY: Final = 1 << 16
+
+
+def _skip_mask(insn: Insn) -> int:
+    code = insn.code
+    cls = code & 7
+    if code == 0:
+        return _NOBODY
+    if cls in (op.BPF_ALU, op.BPF_ALU64, op.BPF_LDX, op.BPF_ST) or code == op.LD_IMM64:
+        return 1 << insn.dst
+    if cls == op.BPF_STX:
+        return 1 << insn.dst if code & 0xE0 == op.BPF_MEM else 0
+    if cls in (op.BPF_JMP, op.BPF_JMP32):
+        operation = code & 0xF0
+        if operation == op.BPF_CALL:
+            return _ARGS | 1 if insn.src == 0 and not calls_sync_callback(insn) else 0
+        if operation == op.BPF_EXIT:
+            return 0
+        return 1 << insn.dst | 1 << insn.src if code & 8 else _NOBODY
+    return 0
+
+
+def _irrelevant(env: Env) -> list[int]:
+    """By slot, registers: when none of them is looked for (and the path's history has no note on the slot),
+    the instruction changes nothing for the search. 0: always look at it."""
+    if not env.back_skips:
+        if env.every_path:
+            env.back_skips = [0] * len(env.insns)
+        else:
+            env.back_skips = [_skip_mask(insn) for insn in env.insns]
+    return env.back_skips
+
+
 def _walk(env: Env, start: VerifierState) -> bool:
     state = start
     first_idx = state.first_insn_idx
@@ -340,6 +373,9 @@ def _walk(env: Env, start: VerifierState) -> bool:
     subseq_idx = -1
     skip_first = True
     changed = False
+    skips = _irrelevant(env)
+    if _empty(env):
+        return False
     while True:
         history = state.jmp_history
         left = len(history)
@@ -356,9 +392,11 @@ def _walk(env: Env, start: VerifierState) -> bool:
                 skip_first = False
             else:
                 hist = history[left - 1] if left and history[left - 1].idx == i else None
-                _backtrack(env, i, subseq_idx, hist)
-            if _empty(env):
-                return changed
+                skip = skips[i] if hist is None else 0
+                if not skip or env.bt_regs[env.bt_frame] & skip:
+                    _backtrack(env, i, subseq_idx, hist)
+                    if _empty(env):
+                        return changed
             subseq_idx = i
             if i == first_idx and (left == 0 or (left == 1 and history[0].idx == i)):
                 break
