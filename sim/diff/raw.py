@@ -16,7 +16,7 @@ from kernel_model.interpreter import BudgetSpent, InterpreterFault
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.macros import BPF_LD_IMM64
-from kernel_model.isa.native import Subprog
+from kernel_model.isa.native import CpuFeatures, Subprog
 from kernel_model.isa.table import Use, row_for
 from kernel_model.uapi.enums import bpf_prog_type
 from kernel_model.verifier.api import MapView, ProgramSpec, Stats, VerifiedProgram
@@ -39,8 +39,8 @@ _JIT, _INTERPRETER = "jit", "interpreter"
 class RawRunner:
     """A machine that runs one case after the other on both engines."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.machine = Machine.boot(seed=seed, nics=0)
+    def __init__(self, seed: int = 0, features: CpuFeatures | None = None) -> None:
+        self.machine = Machine.boot(seed=seed, nics=0, features=features)
         self._memory = self.machine.kernel.alloc.kmalloc(MEMORY, 8)
 
     def __enter__(self) -> RawRunner:

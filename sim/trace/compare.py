@@ -81,8 +81,7 @@ def _compare_one(known: Recording, number: int, left: Execution, right: Executio
     for index in range(count):
         place = places[index]
         if place != others[index]:
-            previous = left[index - 1].where if index else None
-            return Difference(Kind.PATH, number, index, previous, left[index], right[index])
+            return Difference(Kind.PATH, number, index, _parting(left, index), left[index], right[index])
         following = places[index + 1] if index < last else None
         mask = live.after(place, values[index * WIDTH + 10], following)
         at = index * _STEP
@@ -112,6 +111,20 @@ def _compare_one(known: Recording, number: int, left: Execution, right: Executio
             reason=right.ended or left.ended,
         )
     return None
+
+
+def _parting(left: Execution, index: int) -> Where | None:
+    """The instruction behind which the engines went on at different places: the step before, or the call
+    that it led to (which is listed behind its callee's steps).
+    """
+    if not index:
+        return None
+    fp = left[index - 1].regs[10]
+    if left[index].regs[10] < fp:
+        for later in range(index + 1, len(left)):
+            if left[later].regs[10] >= fp:
+                return left[later].where
+    return left[index - 1].where
 
 
 def _differing(mask: int, left: Step, right: Step) -> tuple[str, ...]:
