@@ -83,11 +83,11 @@ def _initial_stack(machine: Machine, task: Task, argv: Sequence[str], entry: int
 class _Guest:
     """One program in one process. ``stays`` counts how often it was let into ring 3."""
 
-    def __init__(self, machine: Machine, task: Task, data: bytes, argv: Sequence[str]) -> None:
+    def __init__(self, machine: Machine, task: Task, image: Image, argv: Sequence[str]) -> None:
         self.machine = machine
         self.task = task
-        self.image = parse_image(data, argv[0])
-        self.state = load_program(machine, task, self.image, argv)
+        self.image = image
+        self.state = load_program(machine, task, image, argv)
         self.stays = 0
 
     def run(self, last: int | None = None) -> None:
@@ -144,7 +144,8 @@ class _Guest:
             except MemoryFault:
                 break
             below, back = struct.unpack("<QQ", pair)
-            if not back:
+            area = self.task.mm.find(back)
+            if area is None or not area.prot & PROT_EXEC:
                 break
             found.append(back)
             if below <= frame:
@@ -167,8 +168,9 @@ def run_program(machine: Machine, data: bytes, argv: Sequence[str], uid: int) ->
     in ring 3, which is then watched: so the report names the same instruction on every host, and the
     last basic blocks are known. GuestFault then; the process is ended first.
     """
+    image = parse_image(data, argv[0])
     before = machine.snapshot()
-    guest = _new_guest(machine, data, argv, uid)
+    guest = _new_guest(machine, image, argv, uid)
     try:
         guest.run()
         return Process(machine, guest.task.pid)
@@ -178,7 +180,7 @@ def run_program(machine: Machine, data: bytes, argv: Sequence[str], uid: int) ->
             guest.task.exit(machine.kernel, _SIGSEGV_STATUS)
             raise
     machine.restore(before)
-    guest = _new_guest(machine, data, argv, uid)
+    guest = _new_guest(machine, image, argv, uid)
     guest.run(last - 1)
     try:
         with machine.cpu.repeating(RUNAWAY_BLOCKS if first.kind == RUNAWAY else 1 << 62):
@@ -189,10 +191,10 @@ def run_program(machine: Machine, data: bytes, argv: Sequence[str], uid: int) ->
     return Process(machine, guest.task.pid)
 
 
-def _new_guest(machine: Machine, data: bytes, argv: Sequence[str], uid: int) -> _Guest:
+def _new_guest(machine: Machine, image: Image, argv: Sequence[str], uid: int) -> _Guest:
     task = new_process(machine.kernel, uid, argv[0].rsplit("/", 1)[-1])
     try:
-        return _Guest(machine, task, data, argv)
+        return _Guest(machine, task, image, argv)
     except BaseException:
         task.exit(machine.kernel, _SIGSEGV_STATUS)
         raise

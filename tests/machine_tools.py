@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from jit_x86.assembler import assemble
 from sim import Machine
 
-CODE = 0x401000
+CODE, DATA = 0x401000, 0x601000
 EXIT = "mov edi, eax; mov eax, 60; syscall"
 """Ends a ring-3 program with the low byte of rax as its exit code."""
 
@@ -35,17 +35,17 @@ def run_kernel(machine: Machine, source: str | bytes, *args: int) -> int:
 
 
 def elf(code: str | bytes, data: bytes = b"") -> bytes:
-    """A static executable: ``code`` at CODE (its entry), and ``data`` in a writable page behind it."""
+    """A static executable: ``code`` at CODE (its entry), ``data`` at DATA, which may be written."""
     raw = code if isinstance(code, bytes) else assemble(code, CODE)
-    segments = [(5, 0x1000, CODE, raw)]
-    if data:
-        segments.append((6, 0x1000 + len(raw), CODE + 0x100000 + len(raw) % 0x1000, data))
+    segments = [(5, CODE, raw)] + ([(6, DATA, data)] if data else [])
+    contents = b""
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01" + bytes(9),
         *(2, 62, 1, CODE, 64, 0, 0, 64, 56, len(segments), 0, 0, 0),
     )
-    for flags, offset, vaddr, contents in segments:
-        size = len(contents)
-        header += struct.pack("<IIQQQQQQ", 1, flags, offset, vaddr, vaddr, size, size, 0x1000)
-    return header.ljust(0x1000, b"\0") + b"".join(contents for *_, contents in segments)
+    for flags, vaddr, part in segments:
+        offset = 0x1000 + len(contents)
+        header += struct.pack("<IIQQQQQQ", 1, flags, offset, vaddr, vaddr, len(part), len(part), 0x1000)
+        contents += part.ljust(-(-len(part) // 0x1000) * 0x1000, b"\0")
+    return header.ljust(0x1000, b"\0") + contents
