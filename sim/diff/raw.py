@@ -25,7 +25,7 @@ from kernel_model.verifier.fixups.arith import guard_division, is_division
 from ..hardware.guest_fault import GuestFault
 from ..machine import Machine
 from ..trace import InterpreterRecorder, JitRecorder, Recording, TraceFull, compare
-from .cases import Case
+from .cases import Case, CaseError
 from .finding import Ending, Finding, ending_differences
 
 STEPS = 100_000
@@ -54,10 +54,10 @@ class RawRunner:
     def load(self, case: Case) -> BpfProg:
         """The case as a program of the kernel, compiled, behind three slots that set R1 and R2.
 
-        Raises NotModelled where the JIT cannot compile it, ValueError for too much memory.
+        Raises NotModelled where the JIT cannot compile it, CaseError for too much memory.
         """
         if len(case.mem) > MEMORY:
-            raise ValueError(f"{case.name}: {len(case.mem)} bytes of memory; there are {MEMORY}")
+            raise CaseError(f"{case.name}: {len(case.mem)} bytes of memory; there are {MEMORY}")
         head = [*BPF_LD_IMM64(1, self._memory if case.mem else 0), Insn(_MOV, 2, 0, 0, len(case.mem))]
         insns, origins = guarded([*head, *case.insns])
         verified = VerifiedProgram(insns, subprogs_of(insns, case.stack), (), (), origins, Stats(), "")
