@@ -323,5 +323,7 @@ _JIT_SYMBOLS = {
     "__bpf_call_base": "__bpf_call_base",
     "x86_return_thunk": "__x86_return_thunk",
     "__x86_indirect_thunk_rcx": "__x86_indirect_thunk_rcx",
+    "arch_bpf_timed_may_goto": "arch_bpf_timed_may_goto",
+    "bpf_check_timed_may_goto": "bpf_check_timed_may_goto",
 }
 _JIT_OFFSETS = ("bpf_array.map.max_entries", "bpf_array.ptrs", "bpf_prog.bpf_func")

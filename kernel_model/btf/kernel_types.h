@@ -362,6 +362,9 @@ struct qdisc_skb_cb { u32 pkt_len; u16 slave_dev_queue_mapping; u16 tc_classid; 
 /* What the kernel keeps in the control block of an skb while a program runs (struct bpf_skb_data_end). */
 struct bpf_skb_data_end { struct qdisc_skb_cb qdisc_cb; void *data_meta; void *data_end; };
 
+/* Two words of a program's stack that bound a may_goto loop. */
+struct bpf_timed_may_goto { u64 count; u64 timestamp; };
+
 /* The state of prandom_u32_state(), one a CPU at the per-CPU symbol bpf_user_rnd_state. */
 struct rnd_state { u32 s1; u32 s2; u32 s3; u32 s4; };
 

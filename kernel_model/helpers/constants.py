@@ -19,6 +19,10 @@ _OTHERS: Final = {
     "MINUS_ENOTSUPP": -524,
     # What a look at the clock costs, in simulated nanoseconds.
     "KTIME_COST_NS": 20,
+    # may_goto: rounds between two looks at the clock, what they cost, and how long a loop may take.
+    "MAX_TIMED_LOOPS": 0xFFFF,
+    "TIMED_LOOPS_COST_NS": 65_536,
+    "TIMED_LOOPS_LIMIT_NS": 250_000_000,
     "ETH_HLEN": 14,
     "BPF_MAX_LOOPS": 8 << 20,
     "TICK_NSEC": 1_000_000_000 // HZ,

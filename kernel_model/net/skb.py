@@ -107,6 +107,16 @@ def build_skb(
     return skb
 
 
+def compute_data_pointers(kernel: Kernel, skb: SkBuff) -> None:
+    """bpf_compute_data_pointers(): the bounds that programs with direct packet access read, in skb->cb."""
+    layout, bounds, memory = kernel.layout["sk_buff"], kernel.layout["bpf_skb_data_end"], kernel.memory
+    data = memory.u64(skb.addr + layout.offset("data"))
+    headlen = memory.u32(skb.addr + layout.offset("len")) - memory.u32(skb.addr + layout.offset("data_len"))
+    cb = skb.addr + layout.offset("cb")
+    memory.put_u64(cb + bounds.offset("data_meta"), data)
+    memory.put_u64(cb + bounds.offset("data_end"), data + headlen)
+
+
 def _classify(frame: bytes, dev_addr: bytes, broadcast: bytes) -> tuple[int, int]:
     """Protocol (network byte order, as the u16 reads in memory) and packet type: eth_type_trans()."""
     dest = frame[:6]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..bpf.prog import BpfProg
 from ..errors import KernelError, NotModelled
 from ..net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
-from ..net.skb import ETH_BROADCAST, ETH_HLEN, NET_IP_ALIGN, NET_SKB_PAD, build_skb
+from ..net.skb import ETH_BROADCAST, ETH_HLEN, NET_IP_ALIGN, NET_SKB_PAD, build_skb, compute_data_pointers
 from ..net.skb_ctx import SKB_CTX_SIZE, ctx_ifindex, ctx_to_skb, skb_to_ctx
 from ..net.stack import LOOPBACK_IFINDEX
 from ..uapi.bpf_attr import PAGE_SIZE
@@ -212,6 +212,8 @@ def _run_skb(call: Call, prog: BpfProg) -> int:
         kernel.memory.put_u32(skb.addr + kernel.layout["sk_buff"].offset("skb_iif"), 0)
         if ctx is not None:
             ctx_to_skb(kernel, skb, ctx)
+        if layer2:
+            compute_data_pointers(kernel, skb)
         retval, duration = _repeat(kernel, prog, skb.addr, attr["repeat"])
         # The program may not have changed the header that it did not see: it is shown as zeroes.
         data = skb.data(kernel) if layer2 else bytes(ETH_HLEN) + skb.data(kernel)

@@ -179,6 +179,12 @@ RUN_CASES = (
         "*(u32 *)(r1 +8) = 5\n*(u32 *)(r1 +32) = 6\n*(u32 *)(r1 +48) = 7\nr0 = -1\nexit",
         ctx=skb(mark=1, priority=2, wire_len=70),
     ),
+    RunCase(
+        "a classifier's direct packet access",
+        SCHED_CLS,
+        "r2 = *(u32 *)(r1 +76)\nr3 = *(u32 *)(r1 +80)\nr4 = r2\nr4 += 14\nr0 = 77\n"
+        "if r4 > r3 goto pc+1\nr0 = *(u8 *)(r2 +13)\nexit",
+    ),
     RunCase("a classifier's wire_len", SCHED_CLS, "r0 = *(u32 *)(r1 +160)\nexit"),
     RunCase("broadcast", SOCKET_FILTER, "r0 = *(u32 *)(r1 +4)\nexit", packet=b"\xff" * 6 + bytes(58)),
     RunCase("multicast", SOCKET_FILTER, "r0 = *(u32 *)(r1 +4)\nexit", packet=b"\x01" * 6 + bytes(58)),
