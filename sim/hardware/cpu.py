@@ -336,7 +336,9 @@ class Cpu:
             self._raw.stop()
 
     def _on_random(self, addr: int) -> None:
-        if _RDRAND_CODE.match(self._user_bytes(addr, 15)) and self._raw.reg("cs") == USER_CS:
+        if self._stop is not None or self._raw.reg("cs") != USER_CS:
+            return
+        if _RDRAND_CODE.match(self._user_bytes(addr, 15)):
             self._stop = ("exception", RDRAND)
             self._raw.stop()
 
@@ -383,7 +385,8 @@ class Cpu:
             self._raw.forget_all_code()
 
     def _on_syscall(self) -> None:
-        self._stop = ("syscall", 0)
+        if self._stop is None:
+            self._stop = ("syscall", 0)
         self._raw.stop()
 
     # Calling kernel text

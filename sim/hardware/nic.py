@@ -33,7 +33,8 @@ class NicStats:
     received: int = 0
     sent: int = 0
     too_long: int = 0
-    no_buffer: int = 0
+    dma_errors: int = 0
+    """Descriptors with an address outside RAM."""
 
 
 @dataclass
@@ -70,6 +71,10 @@ class Nic:
             if len(frame) > self.buffer_size:
                 self.stats.too_long += 1
                 continue
+            if addr + len(frame) > len(ram):
+                # The bus answers nothing there: the frame is lost, the buffer stays posted.
+                self.stats.dma_errors += 1
+                continue
             ram[addr : addr + len(frame)] = frame
             _DESC.pack_into(ram, at, addr, len(frame), DESC_DONE, 0)
             ring.head = (ring.head + 1) % ring.entries
@@ -86,9 +91,12 @@ class Nic:
             addr, length, status, _ = _DESC.unpack_from(ram, at)
             if not status & DESC_DONE:
                 break
-            self.sent.append(bytes(ram[addr : addr + length]))
+            if addr + length <= len(ram):
+                self.sent.append(bytes(ram[addr : addr + length]))
+                self.stats.sent += 1
+            else:
+                self.stats.dma_errors += 1
             _DESC.pack_into(ram, at, 0, 0, 0, 0)
             ring.head = (ring.head + 1) % ring.entries
-            self.stats.sent += 1
             count += 1
         return count

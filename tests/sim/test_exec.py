@@ -153,6 +153,11 @@ WILD = {
     "writes an MSR": ("wrmsr", "general protection fault", None),
     "swaps GS": ("swapgs", "general protection fault", None),
     "reads a port": ("nop; in al, dx", "general protection fault", None),
+    "reads a port before a system call": (
+        "in al, dx; mov eax, 39; syscall",
+        "general protection fault",
+        None,
+    ),
     "writes a port": ("nop; out dx, eax", "general protection fault", None),
     "enters by sysenter": ("nop; sysenter", "general protection fault", None),
     "returns by sysret": ("sysret", "general protection fault", None),
