@@ -28,6 +28,7 @@ from .refs import check_resource_leak
 from .regs import (
     CONST_PTR_TO_MAP,
     NOT_INIT_REG,
+    PTR_MAYBE_NULL,
     PTR_TO_CTX,
     PTR_TO_FUNC,
     PTR_TO_MAP_VALUE,
@@ -338,7 +339,8 @@ def _set_arguments(env: Env, subprog: int, frame: FuncState) -> None:
         if kind == CTX_ARG:
             frame.regs[number + 1] = pointer(PTR_TO_CTX)
         elif kind == MEM_ARG:
-            frame.regs[number + 1] = pointer(PTR_TO_MEM, extra=size)
+            maybe = pointer(PTR_TO_MEM | PTR_MAYBE_NULL, extra=size)
+            frame.regs[number + 1] = maybe.with_id(env.new_id())
         else:
             frame.regs[number + 1] = UNKNOWN_REG
 
