@@ -32,6 +32,8 @@ STEPS = 100_000
 """Steps that are kept of a run."""
 MEMORY = 4096
 """Bytes of memory that R1 can point at."""
+STACK, STALE = 8192, 0xAA
+"""Bytes of kernel stack that are filled before each run, and with what."""
 _FAULTS = (GuestFault, InterpreterFault, BudgetSpent)
 _JIT, _INTERPRETER = "jit", "interpreter"
 
@@ -64,6 +66,14 @@ class RawRunner:
         spec = ProgramSpec(insns, bpf_prog_type.BPF_PROG_TYPE_XDP, _no_map, name=case.name)
         return BpfProg(self.machine.kernel, spec, verified, [], 0)
 
+    def _reset(self, case: Case) -> None:
+        """The state that each run starts from; what an earlier one left on the stack could hide a store
+        that is missing.
+        """
+        kernel = self.machine.kernel
+        kernel.memory.write(self._memory, case.mem.ljust(MEMORY, b"\0"))
+        kernel.memory.fill(kernel.cpu.stack_pointer - STACK, STACK, STALE)
+
     def run(self, case: Case) -> Finding:
         """Run it on both engines from the same state, and compare."""
         kernel = self.machine.kernel
@@ -72,7 +82,7 @@ class RawRunner:
         endings: dict[str, Ending] = {}
         try:
             for name, recorder in ((_INTERPRETER, InterpreterRecorder), (_JIT, JitRecorder)):
-                kernel.memory.write(self._memory, case.mem.ljust(MEMORY, b"\0"))
+                self._reset(case)
                 recording = recordings[name] = Recording(limit=STEPS)
                 ending = Ending()
                 try:
