@@ -226,7 +226,7 @@ class Machine:
         return row.impl(self.kernel, *args[: row.nargs])
 
     def kernel_fault(self, rip: int, addr: int | None) -> Fixup | None:
-        """A page fault in kernel mode: the exception table's answer."""
+        """A fault on memory in kernel mode: the exception table's answer."""
         entry = self.kernel.extable.get(rip)
         return Fixup(*entry) if entry is not None else None
 
@@ -313,14 +313,14 @@ class Machine:
 
     def trace_pipe(self) -> str:
         """What programs printed since the last call, in trace_pipe's format."""
-        return self.kernel.tracing.read().decode()
+        return self.kernel.tracing.read().decode("utf-8", "backslashreplace")
 
     def use_engine(self, jit: bool) -> None:
         """Point ``bpf_func`` of every loaded program at the JIT image or at the interpreter.
 
         KernelError(ENOTSUP) when a program was loaded without the JIT.
         """
-        for prog in self.kernel.progs:
+        for prog in self.kernel.progs_by_addr.values():
             prog.use_engine(self.kernel, jit)
 
     # Freezing

@@ -498,7 +498,9 @@ class Cpu:
         addr = self._raw.reg("cr2") if vector == PAGE_FAULT else None
         self._recover()
         rip = regs[KERNEL_REGS.index("rip")]
-        fixup = self._trap.kernel_fault(rip, addr) if what == "exception" and vector == PAGE_FAULT else None
+        # A non-canonical address raises #GP, for which Linux asks the same table (fixup_exception).
+        fixable = what == "exception" and vector in (PAGE_FAULT, GENERAL_PROTECTION)
+        fixup = self._trap.kernel_fault(rip, addr) if fixable else None
         if fixup is None:
             name = "syscall instruction" if what == "syscall" else _VECTORS.get(vector, f"vector {vector}")
             raise self._fault(name, dict(zip(KERNEL_REGS, regs, strict=True)), addr, user=False)
