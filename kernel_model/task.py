@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Capability numbers (include/uapi/linux/capability.h).
 CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_PERFMON, CAP_BPF = 12, 13, 21, 24, 38, 39
+CAP_SYSLOG = 34
 ALL_CAPS = frozenset(range(41))
 
 THREAD_SIZE = 16 << 10

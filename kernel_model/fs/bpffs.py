@@ -87,21 +87,28 @@ class BpfFs:
             raise KernelError(errno.EEXIST, f"{path} exists")
         self.dirs.add(clean)
 
-    def unlink(self, kernel: Kernel, path: str) -> None:
-        """unlink(2): the pin's reference goes. KernelError(ENOENT, EISDIR)."""
+    def unlink(self, kernel: Kernel, path: str, uid: int = 0) -> None:
+        """unlink(2) by user ``uid``: the pin's reference goes.
+
+        KernelError(ENOENT, EISDIR), EPERM for another user's pin (the directory is sticky).
+        """
         clean = self._place(path)
         if clean in self.dirs:
             raise KernelError(errno.EISDIR, f"{path} is a directory")
         if clean not in self.pins:
             raise KernelError(errno.ENOENT, f"{path} does not exist")
+        if uid not in (0, self._owners[clean]):
+            raise KernelError(errno.EPERM, f"{path} belongs to user {self._owners[clean]}")
         del self._owners[clean]
         self.pins.pop(clean).put_user(kernel)
 
     def rmdir(self, path: str) -> None:
         """rmdir(2): KernelError(ENOTEMPTY, ENOENT)."""
         clean = self._place(path)
+        if clean in self.pins:
+            raise KernelError(errno.ENOTDIR, f"{path} is no directory")
         if clean not in self.dirs:
-            raise KernelError(errno.ENOENT, f"{path} is no directory")
+            raise KernelError(errno.ENOENT, f"{path} does not exist")
         if any(other.startswith(clean + "/") for other in (*self.dirs, *self.pins)):
             raise KernelError(errno.ENOTEMPTY, f"{path} is not empty")
         self.dirs.remove(clean)

@@ -11,6 +11,7 @@ from ..fs.bpffs import MOUNT
 from ..net.socket import Socket
 from ..objects import File, KObject
 from ..sysctl import SYSCTLS
+from ..task import CAP_SYSLOG
 from .table import as_int, read_string, syscall
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 PATH_MAX = 4096
 AT_FDCWD = -100
-O_WRONLY, O_RDWR, O_CREAT, O_APPEND = 1, 2, 0o100, 0o2000
+O_RDONLY, O_WRONLY, O_RDWR, O_ACCMODE = 0, 1, 2, 3
 MAX_RW = 1 << 20
 STDOUT_LIMIT = 16 << 20
 TRACE_PIPE = ("/sys/kernel/tracing/trace_pipe", "/sys/kernel/debug/tracing/trace_pipe")
@@ -57,25 +58,41 @@ class TracePipe(KObject):
     kind = "trace_pipe"
 
 
-def open_path(kernel: Kernel, path: str, flags: int) -> KObject:
-    """What a path names; KernelError(ENOENT) when nothing that is modelled does."""
+def open_path(kernel: Kernel, task: Task, path: str, flags: int) -> KObject:
+    """What a path names; KernelError(ENOENT) when nothing that is modelled does, EACCES by its mode."""
+    writes = flags & O_ACCMODE != O_RDONLY
     name = path.removeprefix("/proc/sys/")
     if name != path and name in SYSCTLS:
+        _allow(path, writes and task.uid != 0)
         return SysctlFile(name)
     if path in TRACE_PIPE:
+        _allow(path, writes or task.uid != 0)
         return TracePipe()
     if path == "/proc/kallsyms":
-        lines = (
-            f"{addr:016x} {'t' if name.startswith('bpf_prog_') else 'T'} {name}"
-            for name, addr in sorted(kernel.text.symbols().items(), key=lambda item: (item[1], item[0]))
-        )
-        return TextFile(("\n".join(lines) + "\n").encode())
+        _allow(path, writes)
+        return TextFile(_kallsyms(kernel, task))
     raise KernelError(errno.ENOENT, f"{path} does not exist")
+
+
+def _allow(path: str, refused: bool) -> None:
+    if refused:
+        raise KernelError(errno.EACCES, f"{path} may not be opened that way")
+
+
+def _kallsyms(kernel: Kernel, task: Task) -> bytes:
+    """Symbols by address; those who may not see addresses read zeroes (kallsyms_show_value())."""
+    shown = task.capable(CAP_SYSLOG)
+    lines = []
+    for name, addr in sorted(kernel.text.symbols().items(), key=lambda item: (item[1], item[0])):
+        is_program = name.startswith("bpf_prog_")
+        kind, module = ("t", "\t[bpf]") if is_program else ("T", "")
+        lines.append(f"{addr if shown else 0:016x} {kind} {name}{module}\n")
+    return "".join(lines).encode()
 
 
 def _open(kernel: Kernel, task: Task, path_at: int, flags: int) -> int:
     path = read_string(kernel, task, path_at, PATH_MAX).decode("utf-8", "replace")
-    return task.files.install(File(open_path(kernel, path, flags), flags, path))
+    return task.files.install(File(open_path(kernel, task, path, flags), flags, path))
 
 
 @syscall(2, "open", 3)
@@ -114,6 +131,10 @@ def sys_read(kernel: Kernel, task: Task, fd: int, at: int, size: int) -> int:
     file = task.files.find(as_int(fd))
     size = min(size, MAX_RW)
     obj = file.obj
+    if file.path and file.flags & O_ACCMODE == O_WRONLY:
+        raise KernelError(errno.EBADF, f"{file.path} is open for writing only")
+    # Before anything is consumed.
+    task.mm.check_writable(at, size)
     if isinstance(obj, SysctlFile):
         data = f"{kernel.sysctl[obj.path]}\n".encode()[file.pos : file.pos + size]
     elif isinstance(obj, TextFile):
@@ -137,11 +158,11 @@ def sys_read(kernel: Kernel, task: Task, fd: int, at: int, size: int) -> int:
 def sys_write(kernel: Kernel, task: Task, fd: int, at: int, size: int) -> int:
     """write(2)."""
     file = task.files.find(as_int(fd))
-    data = task.mm.read(kernel, at, min(size, MAX_RW))
     obj = file.obj
+    if file.path and file.flags & O_ACCMODE == O_RDONLY:
+        raise KernelError(errno.EBADF, f"{file.path} is open for reading only")
+    data = task.mm.read(kernel, at, min(size, MAX_RW))
     if isinstance(obj, SysctlFile):
-        if not task.uid == 0:
-            raise KernelError(errno.EACCES, f"/proc/sys/{obj.path} may be written by root alone")
         kernel.sysctl.write(obj.path, data.decode("latin-1"))
     elif isinstance(obj, Console):
         if len(task.stdout) + len(data) > STDOUT_LIMIT:
@@ -176,5 +197,5 @@ def sys_rmdir(kernel: Kernel, task: Task, path: int) -> int:
 @syscall(87, "unlink", 1)
 def sys_unlink(kernel: Kernel, task: Task, path: int) -> int:
     """unlink(2) below /sys/fs/bpf."""
-    kernel.bpffs.unlink(kernel, _bpffs_path(kernel, task, path))
+    kernel.bpffs.unlink(kernel, _bpffs_path(kernel, task, path), task.uid)
     return 0

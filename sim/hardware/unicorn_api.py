@@ -83,9 +83,7 @@ ENGINE_ERRORS = {
 class RegisterSet:
     """A fixed list of registers that are read and written in one call each."""
 
-    def __init__(
-        self, engine: RawEngine, names: Sequence[str], wide: Sequence[WideRegister] = ()
-    ) -> None:
+    def __init__(self, engine: RawEngine, names: Sequence[str], wide: Sequence[WideRegister] = ()) -> None:
         self.names = tuple(names)
         ids = [_IDS[name] for name in names]
         ids += [getattr(x86, f"UC_X86_REG_{register.name.upper()}") for register in wide]
