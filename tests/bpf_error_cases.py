@@ -386,7 +386,7 @@ case("a program name without an end", E.EINVAL, lambda w: w.load(prog_name=b"x" 
 case("a program that is refused", E.EACCES, lambda w: w.load(insn_cnt=1, insns=w.buf(encode(BAD))))
 case("an unknown attach type for XDP", 0, lambda w: w.load(prog_type=XDP, expected_attach_type=200))
 case("an attach type for a socket filter", 0, lambda w: w.load(expected_attach_type=3))
-case("XDP for a device map", 0, lambda w: w.load(prog_type=XDP, expected_attach_type=34))
+case("XDP for a device map", 0, lambda w: w.load(prog_type=XDP, expected_attach_type=33))
 case("a log level without a buffer", 0, lambda w: w.load(log_level=1))
 case("a log buffer without a level", E.EINVAL, lambda w: w.load(log_buf=w.buf(bytes(64)), log_size=64))
 case("a log size without a buffer", E.EINVAL, lambda w: w.load(log_level=1, log_size=64))
