@@ -177,7 +177,7 @@ def run_program(machine: Machine, data: bytes, argv: Sequence[str], uid: int) ->
     except GuestFault as fault:
         first, last = fault, guest.stays
         if first.kind == TOO_MANY_STAYS:
-            guest.task.exit(machine.kernel, _SIGSEGV_STATUS)
+            _bury(machine, guest.task)
             raise
     machine.restore(before)
     guest = _new_guest(machine, image, argv, uid)
@@ -186,9 +186,15 @@ def run_program(machine: Machine, data: bytes, argv: Sequence[str], uid: int) ->
         with machine.cpu.repeating(RUNAWAY_BLOCKS if first.kind == RUNAWAY else 1 << 62):
             guest.run()
     except GuestFault as fault:
-        guest.task.exit(machine.kernel, _SIGSEGV_STATUS)
+        _bury(machine, guest.task)
         raise fault from None
     return Process(machine, guest.task.pid)
+
+
+def _bury(machine: Machine, task: Task) -> None:
+    """End a process that nobody has a handle of."""
+    task.exit(machine.kernel, _SIGSEGV_STATUS)
+    machine.kernel.reap(task)
 
 
 def _new_guest(machine: Machine, image: Image, argv: Sequence[str], uid: int) -> _Guest:
@@ -196,7 +202,7 @@ def _new_guest(machine: Machine, image: Image, argv: Sequence[str], uid: int) ->
     try:
         return _Guest(machine, task, image, argv)
     except BaseException:
-        task.exit(machine.kernel, _SIGSEGV_STATUS)
+        _bury(machine, task)
         raise
 
 

@@ -271,7 +271,8 @@ class Machine:
         """Run a static x86-64 ELF program in ring 3 until it exits.
 
         Raises sim.userspace.image.ImageError for a file that is no such program, GuestFault when it goes
-        wild (the process is gone then).
+        wild (the process is gone then; the machine has gone back to before it and run it once more, so
+        objects of this machine's kernel and cards that were kept are stale, as after a restore).
         """
         return run_program(self, image, argv, uid)
 

@@ -43,6 +43,10 @@ class Process:
         """Why the last system call was refused, in words (Linux itself tells only the number)."""
         return self._machine.kernel.last_error
 
+    def reap(self) -> None:
+        """Forget a process that has exited (wait(2)); KernelError(EBUSY) while it lives."""
+        self._machine.kernel.reap(self.task)
+
     def alloc(self, size: int) -> int:
         """``size`` bytes of zeroed memory, page-aligned, present only once touched; the address.
 

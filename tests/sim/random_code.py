@@ -80,4 +80,5 @@ def ring_3(machine: Machine, rng: random.Random, runs: int) -> Counter[str]:
             ends[fault.kind] += 1
         else:
             assert process.exit_code is not None
+            process.reap()
     return ends
