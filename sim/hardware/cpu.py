@@ -443,7 +443,9 @@ class Cpu:
         _WORD.pack_into(self._view, self._mb_result + 8, 0)
         self._out_of_blocks = False
         self._blocks_left = self._budget
-        self._watchdog.arm()
+        if not self._budget:
+            # A repetition is bounded by its budget alone, or the host's load would show in the report.
+            self._watchdog.arm()
         try:
             return self._noted(self._raw.start(rip))
         finally:
