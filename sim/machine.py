@@ -38,7 +38,7 @@ MAX_CPUS = 16
 
 @dataclass(frozen=True)
 class Config:
-    """What a machine is built from. ``watchdog`` is the host seconds after which a run is hopeless."""
+    """What a machine is built from. ``watchdog`` is the processor time (seconds) of a hopeless run."""
 
     seed: int = 0
     cpus: int = 1
@@ -104,7 +104,8 @@ class Machine:
         """Power a machine on. The same arguments give the same machine, bit for bit.
 
         ``ram`` is in bytes; ``flight_recorder`` keeps that many last basic blocks for fault reports (it
-        slows every block); ``watchdog`` is in host seconds, 0 for none. ValueError for bad numbers.
+        slows every block); ``watchdog`` is in seconds of the host's processor for one run, 0 for none.
+        ValueError for bad numbers, KernelError(ENOMEM) for too little memory.
         """
         return cls(
             Config(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Ends runs that would never end: one resident thread that watches the machine's CPU.
 
-Arming costs an assignment, so unobserved runs pay nothing. Host time is used only to decide that a run
-is hopeless, never for anything that a guest can see.
+Arming costs two assignments, so unobserved runs pay next to nothing. The host's time is used only to
+decide that a run is hopeless, never for anything that a guest can see; it is the processor time of the
+thread that runs, so a busy host makes no run hopeless.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ import threading
 import time
 from collections.abc import Callable
 
+_STEPS = 8
+"""How often a run is looked at within its time."""
+
 
 class Watchdog:
-    """Calls ``stop`` when one run lasts longer than ``seconds`` of host time (0 turns it off)."""
+    """Calls ``stop`` when one run takes more than ``seconds`` of processor time (0 turns it off)."""
 
     def __init__(self, stop: Callable[[], object], seconds: float) -> None:
         self._stop = stop
         self._seconds = seconds
         self._run = 0
+        self._runner = 0
         self._armed = False
         self._fired_run = -1
-        self._firing = False
+        self._looking = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def arm(self) -> None:
-        """A run begins."""
+        """A run begins, in the calling thread."""
         self._run += 1
+        self._runner = threading.get_ident()
         self._armed = True
         if self._thread is None and self._seconds > 0:
             self._thread = threading.Thread(target=self._watch, name="bpfsim-watchdog", daemon=True)
@@ -36,7 +42,7 @@ class Watchdog:
     def disarm(self) -> None:
         """The run has ended. A stop that is on its way is waited for: the next run must not meet it."""
         self._armed = False
-        while self._firing:
+        while self._looking:
             time.sleep(0)
 
     def fired(self) -> bool:
@@ -51,18 +57,19 @@ class Watchdog:
             self._thread.join()
 
     def _watch(self) -> None:
-        step = self._seconds / 8
-        seen, steps = -1, 0
-        while not self._closing.wait(step):
-            if not self._armed or self._run != seen:
-                seen, steps = self._run, 0
+        seen, began = -1, 0.0
+        while not self._closing.wait(self._seconds / _STEPS):
+            if not self._armed:
                 continue
-            steps += 1
-            if steps >= 8:
-                # Announced before the last look, so that disarm() either is seen here or sees this.
-                self._firing = True
-                if self._armed and self._run == seen:
-                    self._fired_run = seen
+            # Announced before the second look, so that disarm() either is seen here or waits for this:
+            # while it waits, the run's thread exists.
+            self._looking = True
+            if self._armed:
+                run = self._run
+                spent = time.clock_gettime(time.pthread_getcpuclockid(self._runner))
+                if run != seen:
+                    seen, began = run, spent
+                elif spent - began >= self._seconds:
+                    self._fired_run = run
                     self._stop()
-                self._firing = False
-                steps = 0
+            self._looking = False
