@@ -12,8 +12,8 @@ import host_bpf
 import pytest
 from accept_reject import CASES, Case
 from host_bpf import BPF_LOG_STATS, host_kernel
-from random_programs import random_program
 from rewrites import REWRITES
+from verifier_programs import random_program
 from verifier_world import MAPS, SCHED_CLS, XDP, check, code
 
 from kernel_model.isa import opcodes as op
