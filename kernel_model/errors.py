@@ -6,6 +6,15 @@ from __future__ import annotations
 import errno as _errno
 
 
+def errno_name(number: int) -> str:
+    """An errno's name as the kernel's headers have it; the number for one without a name."""
+    return _KERNEL_NAMES.get(number) or _errno.errorcode.get(number, str(number))
+
+
+_KERNEL_NAMES = {524: "ENOTSUPP", _errno.EOPNOTSUPP: "EOPNOTSUPP"}
+"""524 is internal to the kernel; Python knows 95 by the C library's second name for it."""
+
+
 class KernelError(Exception):
     """An operation that Linux answers with ``-errno``.
 
@@ -21,7 +30,7 @@ class KernelError(Exception):
     @property
     def name(self) -> str:
         """The errno's symbolic name, such as ``EINVAL`` (524 is the kernel-internal ENOTSUPP)."""
-        return "ENOTSUPP" if self.errno == 524 else _errno.errorcode.get(self.errno, str(self.errno))
+        return errno_name(self.errno)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}" if self.reason else self.name

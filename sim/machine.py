@@ -55,6 +55,7 @@ class Config:
 class Snapshot:
     """A frozen machine state: memory, and the pickled kernel and devices."""
 
+    config: Config
     memory: MemoryImage
     state: bytes
 
@@ -320,7 +321,7 @@ class Machine:
     def use_engine(self, jit: bool) -> None:
         """Point ``bpf_func`` of every loaded program at the JIT image or at the interpreter.
 
-        KernelError(ENOTSUP) when a program was loaded without the JIT.
+        KernelError(EOPNOTSUPP) when a program was loaded without the JIT.
         """
         for prog in self.kernel.progs_by_addr.values():
             prog.use_engine(self.kernel, jit)
@@ -369,10 +370,15 @@ class Machine:
         """Freeze the whole state; RuntimeError while emulated code runs."""
         if self._cpu.depth:
             raise RuntimeError("a snapshot is taken between runs only")
-        return Snapshot(self._ram.snapshot(self._pages.high_water), self._state())
+        return Snapshot(self.config, self._ram.snapshot(self._pages.high_water), self._state())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot of this machine; process handles stay good."""
+        """Go back to a snapshot of this machine, or of one booted alike; process handles stay good.
+
+        RuntimeError while emulated code runs, ValueError for a snapshot of another kind of machine.
+        """
+        if snapshot.config != self.config:
+            raise ValueError("the snapshot is of a machine that was booted in another way")
         if self._cpu.depth:
             raise RuntimeError("a machine is restored between runs only")
         self._ram.restore(snapshot.memory)

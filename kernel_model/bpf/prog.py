@@ -136,7 +136,7 @@ class BpfProg(KObject):
         """The address that ``bpf_func`` holds: the JIT image, or the interpreter for this stack size."""
         if jit:
             if self.image is None:
-                raise KernelError(errno.ENOTSUP, f"program {self.name or self.id} has no JIT image")
+                raise KernelError(errno.EOPNOTSUPP, f"program {self.name or self.id} has no JIT image")
             return self.image.functions[0].addr
         depth = max(self.verified.subprogs[0].stack_depth, 1)
         return kernel.text.symbol(INTERPRETERS[-(-depth // 32) - 1])

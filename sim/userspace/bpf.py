@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from kernel_model.errors import errno_name
 from kernel_model.isa.insn import Insn, encode
 from kernel_model.uapi.bpf_attr import INFO_RECORDS, NR_BPF, Values, command, pack
 
@@ -40,8 +41,7 @@ class SyscallError(OSError):
     @property
     def name(self) -> str:
         """The errno's symbolic name; ``ENOTSUPP`` for the kernel's own 524."""
-        number = self.errno or 0
-        return "ENOTSUPP" if number == 524 else _errno.errorcode.get(number, str(number))
+        return errno_name(self.errno or 0)
 
     def __str__(self) -> str:
         return f"{self.call}: {self.name}"

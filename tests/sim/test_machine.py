@@ -187,6 +187,19 @@ def test_large_changes_are_kept(machine: Machine) -> None:
     assert process.read(addr, 8 << 20) == bytes(8 << 20)
 
 
+def test_snapshots_of_other_machines(machine: Machine) -> None:
+    """One booted alike takes over; one booted in another way is refused, and is not harmed."""
+    bpf, counter, _ = busy(machine)
+    with Machine.boot() as alike, Machine.boot(cpus=2) as other:
+        alike.restore(machine.snapshot())
+        assert alike.digest() == machine.digest()
+        there = Bpf(Process(alike, bpf.process.pid))
+        assert there.map_lookup(counter, bytes(4), 8) == bpf.map_lookup(counter, bytes(4), 8)
+        with pytest.raises(ValueError, match="booted in another way"):
+            other.restore(machine.snapshot())
+        assert other.process().syscall(39) == 1
+
+
 def test_handles_stay_good(machine: Machine) -> None:
     process = machine.process()
     frozen = machine.snapshot()
