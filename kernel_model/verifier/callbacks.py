@@ -22,6 +22,7 @@ from .pending import push_stack
 from .precision import mark_chain_precision
 from .printing import print_state, scratch_all
 from .pruning import find_prev_entry, widen_imprecise_scalars
+from .refs import clear_packet_pointers
 from .regs import (
     NOT_INIT_REG,
     PTR_TO_MAP_KEY,
@@ -29,6 +30,7 @@ from .regs import (
     PTR_TO_STACK,
     SCALAR_VALUE,
     UNKNOWN_REG,
+    Reg,
     pointer,
 )
 from .state import MAX_CALL_FRAMES, FuncState, VerifierState
@@ -124,7 +126,6 @@ def run(env: Env, insn: Insn, meta: CallMeta) -> None:
 
 def check_func_call(env: Env, insn: Insn) -> None:
     """A call of a function of the program: walk into it, or trust its signature when it is global."""
-    from .calls import clear_packet_pointers
 
     target = env.insn_idx + insn.imm + 1
     subprog = env.find_subprog(target)
@@ -181,6 +182,22 @@ def invalid_scalar(env: Env, regno: int, where: str, low: int, high: int) -> Rej
     if not known:
         text += " unknown scalar value"
     return env.reject(errno.EINVAL, f"{text} should have been in [{low}, {high}]\n")
+
+
+def leave_by_hidden_exit(env: Env, r0: Reg, *, packets_stale: bool) -> None:
+    """Follow both ways of an instruction that may leave the function: on to the next slot later, out now.
+
+    (6.18's stable updates)
+    """
+    if env.detailed:
+        env.scratched_regs |= 1
+    push_stack(env, env.insn_idx + 1, env.insn_idx, False)
+    if packets_stale:
+        clear_packet_pointers(env)
+    env.frame.regs[0] = r0
+    env.liveness.update(env)
+    return_from_func(env)
+    env.insn_idx -= 1
 
 
 def return_from_func(env: Env) -> None:

@@ -22,7 +22,7 @@ from .memory import NO_REG, check_alignment, check_mem_access, check_ptr_off, ma
 from .memory_args import check_helper_mem, check_mem_size
 from .operands import check_bounds, leaks_pointer, read_reg, scratch_caller_saved
 from .precision import mark_chain_precision, mark_precise_batch, want_slot
-from .refs import acquire_reference, check_resource_leak, release_reference
+from .refs import acquire_reference, check_resource_leak, clear_packet_pointers, release_reference
 from .regs import (
     BASE_MASK,
     CONST_PTR_TO_DYNPTR,
@@ -30,7 +30,6 @@ from .regs import (
     MEM_RDONLY,
     MEM_RINGBUF,
     NOT_INIT_REG,
-    PACKET_ANY,
     PACKET_POINTERS,
     PTR_MAYBE_NULL,
     PTR_TO_ARENA,
@@ -54,7 +53,7 @@ from .regs import (
     scalar,
     type_str,
 )
-from .state import STACK_SPILL, STACK_ZERO, map_regs
+from .state import STACK_SPILL, STACK_ZERO
 
 MAX_ERRNO: Final = 4095
 _MEM_TYPES: Final = (
@@ -358,12 +357,6 @@ def _record_key(env: Env, meta: CallMeta) -> None:
         aux.map_key_poisoned = True
 
 
-def clear_packet_pointers(env: Env) -> None:
-    """The packet may have moved: pointers into it are numbers now."""
-    stale = UNKNOWN_REG if env.allow_ptr_leaks else NOT_INIT_REG
-    map_regs(env.cur, lambda reg: stale if reg.type in PACKET_ANY else reg)
-
-
 def _returned(env: Env, proto: HelperProto, meta: CallMeta) -> Reg:
     base, flag = proto.ret & p.BASE_MASK, proto.ret & ~p.BASE_MASK
     if base == p.RET_INTEGER:
@@ -451,5 +444,9 @@ def check_helper_call(env: Env, insn: Insn) -> None:
     regs[0] = result
     _refine(env, proto, meta)
     check_map_and_helper(env, meta.map, func_id)
-    if row.changes_packet:
+    if func_id == f.BPF_FUNC_tail_call:
+        # A tail call that comes back has done nothing; one that succeeds leaves the function.
+        if len(env.cur.frames) > 1:
+            callbacks.leave_by_hidden_exit(env, UNKNOWN_REG, packets_stale=True)
+    elif row.changes_packet:
         clear_packet_pointers(env)

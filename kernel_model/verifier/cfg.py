@@ -286,9 +286,30 @@ class _Walk:
             sub.changes_pkt_data = True
 
 
+def returns_abnormally(insn: Insn) -> bool:
+    """A tail call that succeeds and a packet load that fails leave a function without EXIT."""
+    if insn.code == op.CALL:
+        return insn.src == 0 and insn.imm == bpf_func_id.BPF_FUNC_tail_call
+    return insn.code & 7 == op.BPF_LD and insn.code & 0xE0 in (op.BPF_ABS, op.BPF_IND)
+
+
+def _follow(env: Env) -> list[list[int]]:
+    """The successors of every slot, hidden exits included. (the latter by 6.18's stable updates)"""
+    insns = env.insns
+    out = [successors(insns, i) for i in range(len(insns))]
+    for number, sub in enumerate(env.subprogs[:-1]):
+        slots = range(sub.start, env.subprogs[number + 1].start)
+        exits = [i for i in slots if insns[i].code == op.EXIT]
+        for i in slots:
+            if exits and returns_abnormally(insns[i]):
+                out[i].append(exits[-1])
+    return out
+
+
 def check_cfg(env: Env) -> None:
     """Reject what cannot be reached and jumps to where no instruction begins; mark prune points."""
     _Walk(env).run()
+    env.follow = _follow(env)
 
 
 def compute_postorder(env: Env) -> None:
@@ -305,7 +326,7 @@ def compute_postorder(env: Env) -> None:
                 order.append(top)
                 stack.pop()
                 continue
-            for nxt in successors(env.insns, top):
+            for nxt in env.follow[top]:
                 if not state[nxt]:
                     stack.append(nxt)
                     state[nxt] |= 1
@@ -337,7 +358,7 @@ def compute_scc(env: Env) -> None:
                 pre[w] = low[w] = next_pre
                 next_pre += 1
                 stack.append(w)
-            follow = [s for s in successors(insns, w) if s < count]
+            follow = [s for s in env.follow[w] if s < count]
             fresh = None
             for s in follow:
                 if pre[s]:

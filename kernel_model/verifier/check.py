@@ -13,7 +13,7 @@ from kernel_model.uapi.enums import bpf_attach_type
 from . import bounds as bd
 from .alu import check_alu
 from .btfargs import CTX_ARG, MEM_ARG, prepare_args
-from .callbacks import check_func_call, invalid_scalar, return_from_func
+from .callbacks import check_func_call, invalid_scalar, leave_by_hidden_exit, return_from_func
 from .calls import check_helper_call
 from .env import BPF_COMPLEXITY_LIMIT_INSNS, Env, Reject
 from .jumps import check_cond_jump
@@ -93,6 +93,8 @@ def _check_ld_abs(env: Env, insn: Insn) -> None:
         regs[i] = NOT_INIT_REG
     regs[0] = UNKNOWN_REG
     scratch_caller_saved(env)
+    if len(env.cur.frames) > 1:
+        leave_by_hidden_exit(env, const_reg(0), packets_stale=False)
 
 
 # ---- the end of the program -----------------------------------------------------------------

@@ -196,6 +196,8 @@ class Env:
         self.func_info: list[FuncInfo] = []
         self.line_info: list[LineInfo] = list(spec.line_info)
         self.postorder: list[int] = []
+        self.follow: list[list[int]] = []
+        """The slots that may follow each one within its function."""
         self.scc_cnt = 1
 
         self.cur = VerifierState()

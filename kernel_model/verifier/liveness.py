@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from .cfg import successors
 from .printing import slots_mask_text
 from .state import VerifierState
 
@@ -177,7 +176,7 @@ class StackLiveness:
                     masks.must_write_acc = [0] * instance.count
         number = env.containing_subprog(instance.start)
         order = env.postorder[env.subprogs[number].postorder_start : env.subprogs[number + 1].postorder_start]
-        follow = [(i, successors(env.insns, i)) for i in order]
+        follow = [(i, env.follow[i]) for i in order]
         rounds = 0
         changed = True
         while changed:

@@ -14,8 +14,9 @@ from typing import Final
 
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
+from kernel_model.uapi.enums import bpf_func_id
 
-from .cfg import calls_sync_callback, is_pseudo_call
+from .cfg import calls_sync_callback, is_pseudo_call, returns_abnormally
 from .env import Env, Reject
 from .printing import print_state, regs_mask_text, slots_mask_text
 from .regs import SCALAR_VALUE
@@ -167,6 +168,14 @@ def _back_call(env: Env, insn: Insn, idx: int, subseq_idx: int) -> None:
     regs[frame] &= ~1
     if regs[frame] & _ARGS:
         raise _bug(env, f"backtracking call unexpected regs {regs[frame]:x}")
+    if insn.imm == bpf_func_id.BPF_FUNC_tail_call and subseq_idx - idx != 1:
+        _enter_callee(env)
+
+
+def _enter_callee(env: Env) -> None:
+    if env.bt_frame == 7:
+        raise _bug(env, "subprog enter from frame 7")
+    env.bt_frame += 1
 
 
 def _back_exit(env: Env, subseq_idx: int) -> None:
@@ -177,9 +186,7 @@ def _back_exit(env: Env, subseq_idx: int) -> None:
         raise _bug(env, f"backtracking exit unexpected regs {regs[frame]:x}")
     r0 = subseq_idx >= 1 and is_pseudo_call(env.insns[subseq_idx - 1]) and bool(regs[frame] & 1)
     regs[frame] &= ~1
-    if frame == 7:
-        raise _bug(env, "subprog enter from frame 7")
-    env.bt_frame += 1
+    _enter_callee(env)
     if r0:
         regs[env.bt_frame] |= 1
 
@@ -348,7 +355,8 @@ def _skip_mask(insn: Insn) -> int:
     if cls in (op.BPF_JMP, op.BPF_JMP32):
         operation = code & 0xF0
         if operation == op.BPF_CALL:
-            return _ARGS | 1 if insn.src == 0 and not calls_sync_callback(insn) else 0
+            plain = insn.src == 0 and not calls_sync_callback(insn) and not returns_abnormally(insn)
+            return _ARGS | 1 if plain else 0
         if operation == op.BPF_EXIT:
             return 0
         return 1 << insn.dst | 1 << insn.src if code & 8 else _NOBODY

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""References: what a helper handed out and the program must hand back on every path (since 4.20)."""
+"""What a path must give back (references, since 4.20), and what it loses when the packet moves."""
 
 from __future__ import annotations
 
 import errno
 
 from .env import Env, Reject
-from .regs import NOT_INIT_REG, UNKNOWN_REG
+from .regs import NOT_INIT_REG, PACKET_ANY, UNKNOWN_REG
 from .state import Ref, map_regs
 
 
@@ -38,3 +38,9 @@ def check_resource_leak(env: Env, what: str, check_locks: bool) -> None:
     if env.cur.refs:
         env.verbose(f"{what} would lead to reference leak\n")
         raise Reject(errno.EINVAL)
+
+
+def clear_packet_pointers(env: Env) -> None:
+    """The packet may have moved: pointers into it are numbers now."""
+    stale = UNKNOWN_REG if env.allow_ptr_leaks else NOT_INIT_REG
+    map_regs(env.cur, lambda reg: stale if reg.type in PACKET_ANY else reg)

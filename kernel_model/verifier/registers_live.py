@@ -15,7 +15,7 @@ from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_func_id
 
-from .cfg import is_ld_imm64, successors
+from .cfg import is_ld_imm64
 from .env import Env, SubprogInfo
 
 _R0: Final = 1
@@ -85,7 +85,7 @@ def compute_live_registers(env: Env) -> None:
     tables = [def_use(env, insn) for insn in insns]
     before = [0] * len(insns)
     after = [0] * len(insns)
-    follow = {i: successors(insns, i) for i in env.postorder}
+    follow = env.follow
     changed = True
     while changed:
         changed = False

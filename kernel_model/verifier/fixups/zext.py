@@ -13,7 +13,6 @@ from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.macros import BPF_ZEXT_REG
 
-from ..cfg import successors
 from ..env import Env
 from ..registers_live import def_use
 from .patch import patch
@@ -41,7 +40,7 @@ def _reads_whole(insn: Insn) -> bool:
 def _needed(env: Env, at: int) -> bool:
     """R0's upper half, as slot ``at`` leaves it, may be read."""
     seen = {at}
-    todo = successors(env.insns, at)
+    todo = list(env.follow[at])
     while todo:
         j = todo.pop()
         if j in seen or not env.aux[j].seen:
@@ -52,7 +51,7 @@ def _needed(env: Env, at: int) -> bool:
         if used & _R0 and _reads_whole(insn):
             return True
         if not defined & _R0:
-            todo += successors(env.insns, j)
+            todo += env.follow[j]
     return False
 
 
