@@ -82,6 +82,8 @@ class Machine:
     """
 
     def __init__(self, config: Config) -> None:
+        if not isinstance(config.seed, int):
+            raise TypeError(f"a seed is an integer, not {config.seed!r}")
         if not 1 <= config.cpus <= MAX_CPUS:
             raise ValueError(f"{config.cpus} CPUs; a machine has 1 to {MAX_CPUS}")
         self.config = config
@@ -106,7 +108,7 @@ class Machine:
 
         ``ram`` is in bytes; ``flight_recorder`` keeps that many last basic blocks for fault reports (it
         slows every block); ``watchdog`` is in seconds of the host's processor for one run, 0 for none.
-        ValueError for bad numbers, KernelError(ENOMEM) for too little memory.
+        ValueError or TypeError for bad arguments, KernelError(ENOMEM) for too little memory.
         """
         return cls(
             Config(
@@ -260,6 +262,11 @@ class Machine:
     def __del__(self) -> None:
         self.close()
 
+    def check_powered(self) -> None:
+        """RuntimeError when the machine is closed."""
+        if "_ram" not in self.__dict__:
+            raise RuntimeError("this machine is closed")
+
     @property
     def cpu(self) -> Cpu:
         """The processor, for observers."""
@@ -267,6 +274,7 @@ class Machine:
 
     def process(self, uid: int = 0, comm: str = "bpfsim") -> Process:
         """A bare process: empty address space, standard descriptors, all capabilities when uid is 0."""
+        self.check_powered()
         return Process(self, boot.new_process(self.kernel, uid, comm).pid)
 
     def exec(self, image: bytes, argv: Sequence[str] = ("program",), uid: int = 0) -> Process:
@@ -276,6 +284,7 @@ class Machine:
         wild (the process is gone then; the machine has gone back to before it and run it once more, so
         objects of this machine's kernel and cards that were kept are stale, as after a restore).
         """
+        self.check_powered()
         return run_program(self, image, argv, uid)
 
     def device(self, index: int) -> NetDevice:
@@ -284,6 +293,7 @@ class Machine:
 
     def run_until_idle(self) -> int:
         """Let interrupts, polls and transmissions happen until nothing is left to do; frames handled."""
+        self.check_powered()
         total = 0
         while True:
             busy = 0
@@ -368,6 +378,7 @@ class Machine:
 
     def snapshot(self) -> Snapshot:
         """Freeze the whole state; RuntimeError while emulated code runs."""
+        self.check_powered()
         if self._cpu.depth:
             raise RuntimeError("a snapshot is taken between runs only")
         return Snapshot(self.config, self._ram.snapshot(self._pages.high_water), self._state())
@@ -377,6 +388,7 @@ class Machine:
 
         RuntimeError while emulated code runs, ValueError for a snapshot of another kind of machine.
         """
+        self.check_powered()
         if snapshot.config != self.config:
             raise ValueError("the snapshot is of a machine that was booted in another way")
         if self._cpu.depth:

@@ -25,7 +25,11 @@ class Process:
 
     @property
     def task(self) -> Task:
-        """The kernel's task; KeyError when the machine was restored to a time without it."""
+        """The kernel's task; KeyError when the machine was restored to a time without it.
+
+        RuntimeError when the machine is closed.
+        """
+        self._machine.check_powered()
         return self._machine.kernel.tasks[self.pid]
 
     @property
@@ -55,7 +59,12 @@ class Process:
         return self.task.mm.map_area(size, PROT_READ | PROT_WRITE)
 
     def read(self, addr: int, size: int) -> bytes:
-        """``size`` bytes of the process's memory; GuestFault when not all of it is mapped."""
+        """``size`` bytes of the process's memory.
+
+        GuestFault when not all of it is mapped, ValueError for a negative size.
+        """
+        if size < 0:
+            raise ValueError(f"cannot read {size} bytes")
         try:
             return self.task.mm.read(self._machine.kernel, addr, size)
         except MemoryFault as fault:

@@ -53,7 +53,12 @@ class Nic:
     DESC_SIZE: ClassVar[int] = _DESC.size
 
     def inject(self, frame: bytes) -> None:
-        """A frame arrives on the wire. ValueError for one that no Ethernet could carry."""
+        """A frame arrives on the wire.
+
+        ValueError for one that no Ethernet could carry, TypeError for what is not bytes.
+        """
+        if not isinstance(frame, bytes | bytearray | memoryview):
+            raise TypeError(f"a frame is bytes, not {type(frame).__name__}")
         if not 14 <= len(frame) <= MAX_FRAME:
             raise ValueError(f"a frame of {len(frame)} bytes; Ethernet frames have 14 to {MAX_FRAME}")
         self.incoming.append(bytes(frame))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import random
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,13 +239,10 @@ def test_damage_never_escapes_as_another_error(data: st.DataObject) -> None:
 
 
 @pytest.mark.host_kernel
-def test_a_kernels_btf_opens_fast() -> None:
+def test_a_kernels_btf_opens() -> None:
     if not VMLINUX.exists():
         pytest.skip("the host's kernel exposes no BTF")
     data = VMLINUX.read_bytes()
-    start = time.perf_counter()
     btf = Btf(data)
     number = btf.find("task_struct", Kind.STRUCT)
-    elapsed = time.perf_counter() - start
     assert btf.size_of(number) > 1000
-    assert elapsed < 2
