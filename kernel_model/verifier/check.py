@@ -16,6 +16,7 @@ from .btfargs import CTX_ARG, MEM_ARG, prepare_args
 from .callbacks import check_func_call, invalid_scalar, leave_by_hidden_exit, return_from_func
 from .calls import check_helper_call
 from .env import BPF_COMPLEXITY_LIMIT_INSNS, Env, Reject
+from .fixups.zext import has_cmpxchg32, note_upper_half
 from .jumps import check_cond_jump
 from .liveness import StackLiveness
 from .memory import check_atomic, check_load, check_ptr_off, check_store, check_store_imm
@@ -315,6 +316,8 @@ def _do_check(env: Env) -> None:
         if not state.speculative:
             aux.seen = env.pass_cnt
         prev = at
+        if env.tracks_subreg:
+            note_upper_half(env, insns[at])
         if _step(env, insns[at]):
             prev = _end_path(env)
             if prev is None:
@@ -371,6 +374,7 @@ def _check_common(env: Env, subprog: int) -> None:
 def check_program(env: Env) -> None:
     """The main function, then every global function that is called, each on its own."""
     env.liveness = StackLiveness()
+    env.tracks_subreg = has_cmpxchg32(env)
     _check_common(env, 0)
     if not env.func_info:
         return

@@ -262,9 +262,11 @@ def _learn(env: Env, insn: Insn, cond: int, jmp32: bool, dst: Reg, src: Reg, oth
         true_dst, true_src = refine(yes, jmp32, dst.bounds, src.bounds)
     same = by_reg and insn.dst == insn.src
     true_dst = check_bounds(env, true_dst, "true_reg1")
-    true_src = true_dst if same else check_bounds(env, true_src, "true_reg2")
+    true_src = check_bounds(env, true_dst if same else true_src, "true_reg2")
     false_dst = check_bounds(env, false_dst, "false_reg1")
-    false_src = false_dst if same else check_bounds(env, false_src, "false_reg2")
+    false_src = check_bounds(env, false_dst if same else false_src, "false_reg2")
+    if same:
+        true_dst, false_dst = true_src, false_src
     if false_dst is not dst.bounds:
         this_regs[insn.dst] = dst.with_bounds(false_dst)
     if true_dst is not dst.bounds:

@@ -27,7 +27,7 @@ from .fixups.dead_code import (
     sanitize,
 )
 from .fixups.misc import do_misc_fixups
-from .fixups.zext import mark_zero_extension, zero_extend_cmpxchg
+from .fixups.zext import zero_extend_cmpxchg
 from .log import VerifierLog
 from .registers_live import compute_live_registers, mark_fastcall_patterns
 from .stackdepth import check_max_stack_depth
@@ -73,7 +73,6 @@ def _open_groups(privileges: Privileges) -> tuple[str, ...]:
 
 def _rewrite(env: Env) -> None:
     """From the checked program to the one that runs."""
-    mark_zero_extension(env)
     remove_fastcall_spills(env)
     check_max_stack_depth(env)
     optimize_bpf_loop(env)

@@ -90,6 +90,7 @@ class FuncState:
         "in_callback_fn",
         "precise_regs",
         "precise_slots",
+        "r0_def",
         "regs",
         "stack",
         "subprogno",
@@ -104,6 +105,8 @@ class FuncState:
         self.stack: list[Slot] = []
         self.precise_regs = 0
         self.precise_slots = 0
+        self.r0_def = -1
+        """The 32-bit compare-and-exchange that defined R0, -1 for any other definition."""
         self.in_callback_fn = False
         self.in_async_callback_fn = False
         self.async_entry_cnt = 0
@@ -120,6 +123,7 @@ class FuncState:
         out.stack = self.stack[:]
         out.precise_regs = self.precise_regs
         out.precise_slots = self.precise_slots
+        out.r0_def = self.r0_def
         out.in_callback_fn = self.in_callback_fn
         out.in_async_callback_fn = self.in_async_callback_fn
         out.async_entry_cnt = self.async_entry_cnt

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The one zero extension that x86 needs: 32-bit compare-and-exchange leaves R0 alone when it succeeds.
 
-Every other 32-bit definition clears the upper half in hardware. The extension is added only where the
-upper half may be read (kernel: subreg_def and opt_subreg_zext_lo32_rnd_hi32).
+Every other 32-bit definition clears the upper half in hardware. The extension is added only where a followed
+path reads the upper half before R0 is written again (kernel: subreg_def and opt_subreg_zext_lo32_rnd_hi32).
+A path that pruning ends early notes nothing, as in 6.18.
 """
 
 from __future__ import annotations
@@ -37,29 +38,28 @@ def _reads_whole(insn: Insn) -> bool:
     return True
 
 
-def _needed(env: Env, at: int) -> bool:
-    """R0's upper half, as slot ``at`` leaves it, may be read."""
-    seen = {at}
-    todo = list(env.follow[at])
-    while todo:
-        j = todo.pop()
-        if j in seen or not env.aux[j].seen:
-            continue
-        seen.add(j)
-        insn = env.insns[j]
-        defined, used = def_use(env, insn)
-        if used & _R0 and _reads_whole(insn):
-            return True
-        if not defined & _R0:
-            todo += env.follow[j]
-    return False
+def has_cmpxchg32(env: Env) -> bool:
+    """Whether the program has a 32-bit compare-and-exchange at all."""
+    return any(_is_cmpxchg32(insn) for insn in env.insns)
 
 
-def mark_zero_extension(env: Env) -> None:
-    """Note on each 32-bit compare-and-exchange whether its result must be extended."""
-    for at, insn in enumerate(env.insns):
-        if _is_cmpxchg32(insn) and env.aux[at].seen:
-            env.aux[at].zext_dst = _needed(env, at)
+def note_upper_half(env: Env, insn: Insn) -> None:
+    """Before ``insn`` is checked: follow who defined R0, and note a read of its upper half."""
+    frames = env.cur.frames
+    frame = frames[-1]
+    cls = insn.code & 7
+    if insn.code == op.EXIT and len(frames) > 1:
+        if not frame.in_callback_fn:
+            frames[-2].r0_def = frame.r0_def
+        return
+    defined, used = def_use(env, insn)
+    if frame.r0_def >= 0 and used & _R0 and cls != op.BPF_LD and _reads_whole(insn):
+        env.aux[frame.r0_def].zext_dst = True
+        frame.r0_def = -1
+    if _is_cmpxchg32(insn):
+        frame.r0_def = env.insn_idx
+    elif defined & _R0 or cls == op.BPF_LD:
+        frame.r0_def = -1
 
 
 def zero_extend_cmpxchg(env: Env) -> None:

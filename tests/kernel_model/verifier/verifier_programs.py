@@ -39,6 +39,16 @@ _JUMPS = (
     op.BPF_JSLT,
     op.BPF_JSLE,
 )
+_ATOMIC = (
+    op.BPF_ADD,
+    op.BPF_ADD | op.BPF_FETCH,
+    op.BPF_XOR | op.BPF_FETCH,
+    op.BPF_OR,
+    op.BPF_XCHG,
+    op.BPF_CMPXCHG,
+    op.BPF_LOAD_ACQ,
+    op.BPF_STORE_REL,
+)
 _NUMBERS = (0, 1, 2, 7, 8, 15, 31, 32, 63, 255, 256, 0x7FFF, 0xFFFF, 0x7FFFFFFF, -1, -2, -8, -0x80000000)
 _SCALARS = (0, 2, 3, 4, 5, 7, 8)
 _SLOTS = (-8, -16, -24, -32)
@@ -93,6 +103,17 @@ def _stack(rng: random.Random) -> list[Insn]:
     return [Insn(op.BPF_LDX | mode | size, reg, 10, off)]
 
 
+def _atomic(rng: random.Random) -> list[Insn]:
+    """A read-modify-write of a whole stack slot, or its ordered load or store."""
+    size = rng.choice((op.BPF_W, op.BPF_DW))
+    what = rng.choice(_ATOMIC)
+    off = rng.choice(_SLOTS)
+    reg = rng.choice(_SCALARS)
+    if what == op.BPF_LOAD_ACQ:
+        return [Insn(op.BPF_STX | op.BPF_ATOMIC | size, reg, 10, off, what)]
+    return [Insn(op.BPF_STX | op.BPF_ATOMIC | size, 10, reg, off, what)]
+
+
 def _lookup(rng: random.Random) -> list[Insn]:
     """A lookup, and a guarded access with a bounded variable offset."""
     the_map = MAPS[rng.choice(("array", "hash", "odd_array", "percpu_array"))]
@@ -132,7 +153,7 @@ def random_program(rng: random.Random) -> list[Insn]:
     """Up to some 60 instructions; most are accepted, many are not."""
     body: list[list[Insn]] = []
     for _ in range(rng.randrange(3, 22)):
-        make = rng.choices((_alu, _jump, _stack, _lookup), (10, 7, 5, 1))[0]
+        make = rng.choices((_alu, _jump, _stack, _atomic, _lookup), (10, 7, 5, 1, 1))[0]
         body.append(make(rng))
     flat = [insn for part in body for insn in part]
     start = [Insn(op.BPF_ALU64 | op.BPF_MOV | op.BPF_X, 6, 1), *_fresh(rng)]
