@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .bpf.link import BpfLink
     from .bpf.map_object import MapObject
     from .bpf.prog import BpfProg
+    from .verifier.api import VerifierObserver
 
 STACK_GUARD = 4096
 STACK_MAX = 16 << 10
@@ -96,6 +97,8 @@ class Kernel(Ports):
         self.tasks: dict[int, Task] = {}
         self.current: Task | None = None
         self.last_error: KernelError | None = None
+        self.verifier_observer: VerifierObserver | None = None
+        """Told of every step of every verification while it is set."""
         self._next_pid = 1
         self._stacks_free: list[int] = []
         self._stacks_next = 0

@@ -119,6 +119,7 @@ def prog_load(call: Call) -> int:
         kernel.text.symbol,
         jit=bool(kernel.sysctl["net/core/bpf_jit_enable"]),
         nr_cpus=kernel.alloc.nr_cpus,
+        observer=kernel.verifier_observer,
     )
     try:
         verified = verify(spec, env, log)

@@ -17,6 +17,7 @@ from kernel_model.isa.insn import Insn
 from kernel_model.isa.native import PokeSite, Subprog
 
 if TYPE_CHECKING:
+    from .env import Env
     from .log import VerifierLog
 
 
@@ -137,6 +138,42 @@ class ProgramSpec:
     line_info: Sequence[LineInfo] = ()
 
 
+class VerifierObserver(Protocol):
+    """Somebody who watches a run without changing it. ``env`` is the verifier's own working data.
+
+    Calls come in this order: ``begin``; for the main function and each global one ``enter``, then ``step``,
+    ``fork`` and ``resume`` as paths are followed, then ``leave``; last ``end``.
+    """
+
+    def begin(self, env: Env) -> None:
+        """The program was given to the verifier; nothing is checked yet."""
+        ...
+
+    def enter(self, env: Env, subprog: int) -> None:
+        """The paths of function ``subprog`` are followed from now on, from its first slot."""
+        ...
+
+    def step(self, env: Env) -> None:
+        """The instruction at ``env.insn_idx`` comes next on the running path ``env.cur``."""
+        ...
+
+    def fork(self, env: Env) -> None:
+        """``env.pending[-1]`` was put aside, to be followed later."""
+        ...
+
+    def resume(self, env: Env) -> None:
+        """The running path is done; the one that was put aside last is ``env.cur`` now."""
+        ...
+
+    def leave(self, env: Env, subprog: int) -> None:
+        """Every path of the function was fine; ``env.explored`` has the states that were kept."""
+        ...
+
+    def end(self, env: Env, errno: int) -> None:
+        """The verdict: 0, or why the program is refused at ``env.insn_idx`` (words: ``env.last_message``)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Environment:
     """The kernel that the program is loaded into.
@@ -153,6 +190,7 @@ class Environment:
     """Constant blinding is on (bpf_jit_harden): no direct tail calls."""
     nr_cpus: int = 1
     features: Mapping[str, bool] = field(default_factory=dict)
+    observer: VerifierObserver | None = None
 
 
 @dataclass

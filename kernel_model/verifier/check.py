@@ -238,6 +238,13 @@ def _log_insn(env: Env) -> None:
     env.prev_log_pos = env.log.position
 
 
+def _note_insn(env: Env) -> None:
+    if env.detailed:
+        _log_insn(env)
+    if env.observer is not None:
+        env.observer.step(env)
+
+
 def _log_safe(env: Env) -> None:
     if env.do_print_state:
         speculative = " (speculative execution)" if env.cur.speculative else ""
@@ -285,6 +292,7 @@ def _do_check(env: Env) -> None:
     count = len(insns)
     auxes = env.aux
     per_insn = env.stats.per_insn
+    noted = env.detailed or env.observer is not None
     prev: int | None = -1
     env.do_print_state = False
     while True:
@@ -311,8 +319,8 @@ def _do_check(env: Env) -> None:
             continue
         if aux.jmp_point:
             push_history(env, state, 0)
-        if env.detailed:
-            _log_insn(env)
+        if noted:
+            _note_insn(env)
         if not state.speculative:
             aux.seen = env.pass_cnt
         prev = at
@@ -365,8 +373,12 @@ def _check_common(env: Env, subprog: int) -> None:
     env.pending = []
     env.explored = [[] for _ in env.insns]
     env.scc_visits = {}
+    if env.observer is not None:
+        env.observer.enter(env, subprog)
     _set_arguments(env, subprog, frame)
     _do_check(env)
+    if env.observer is not None:
+        env.observer.leave(env, subprog)
     if not env.every_path:
         env.log.reset(0)
 

@@ -172,6 +172,7 @@ class Env:
     def __init__(self, spec: ProgramSpec, kernel: Environment, prog_type: ProgType, log: VerifierLog) -> None:
         self.spec = spec
         self.kernel = kernel
+        self.observer = kernel.observer
         self.type = prog_type
         self.log = log
         self.insns: list[Insn] = list(spec.insns)

@@ -110,6 +110,12 @@ def _print_stats(env: Env) -> None:
     env.log.write(stats.summary() + "\n")
 
 
+def _finish(env: Env, verdict: int) -> None:
+    _print_stats(env)
+    if env.observer is not None:
+        env.observer.end(env, verdict)
+
+
 def _subprogs(env: Env) -> tuple[Subprog, ...]:
     return tuple(
         Subprog(
@@ -157,13 +163,15 @@ def bpf_check(spec: ProgramSpec, kernel: Environment, log: VerifierLog) -> Verif
     if not spec.insns:
         raise VerifierError(errno.EINVAL, "a program without instructions")
     env = Env(spec, kernel, _prog_type(spec, log), log)
+    if env.observer is not None:
+        env.observer.begin(env)
     try:
         for check in _CHECKS:
             check(env)
         _rewrite(env)
     except Reject as error:
         reason = env.last_message.strip()
-        _print_stats(env)
+        _finish(env, error.errno)
         raise VerifierError(error.errno, reason, log.text(), env.insn_idx) from None
-    _print_stats(env)
+    _finish(env, 0)
     return _result(env)

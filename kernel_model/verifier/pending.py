@@ -18,6 +18,8 @@ def push_stack(env: Env, insn_idx: int, prev_insn_idx: int, speculative: bool) -
         raise env.reject(errno.EFAULT, f"The sequence of {len(env.pending)} jumps is too complex.\n")
     if state.parent is not None:
         state.parent.branches += 1
+    if env.observer is not None:
+        env.observer.fork(env)
     return state
 
 
@@ -29,4 +31,6 @@ def pop_stack(env: Env, forget_log: bool) -> Pending | None:
     env.cur = item.state
     if forget_log:
         env.log.reset(item.log_pos)
+    if env.observer is not None:
+        env.observer.resume(env)
     return item

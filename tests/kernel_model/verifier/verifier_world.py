@@ -19,6 +19,7 @@ from kernel_model.verifier.api import (
     ProgramSpec,
     VerifiedProgram,
     VerifierError,
+    VerifierObserver,
     verify,
 )
 from kernel_model.verifier.log import VerifierLog
@@ -141,6 +142,7 @@ def check(
     level: int = 1,
     jit: bool = True,
     privileges: Privileges = Privileges(),  # noqa: B008
+    observer: VerifierObserver | None = None,
     **rest: object,
 ) -> Outcome:
     """Verify a program given as text or instructions."""
@@ -156,7 +158,7 @@ def check(
     symbols = Symbols()
     log = VerifierLog(level)
     try:
-        program = verify(spec, Environment(kernel_layout(), symbols, jit=jit), log)
+        program = verify(spec, Environment(kernel_layout(), symbols, jit=jit, observer=observer), log)
     except VerifierError as error:
         return Outcome(error.errno, log.text(), error.reason, None, symbols)
     return Outcome(0, log.text(), "", program, symbols)
