@@ -110,14 +110,11 @@ def _check_fastcall_contract(env: Env, frame: FuncState, insn_idx: int, off: int
         aux.fastcall_pattern = False
 
 
-def _misc_unless_known(kind: int) -> int:
-    return kind if kind in (STACK_ZERO, STACK_INVALID) else STACK_MISC
-
-
-def _scrub(kind: int) -> int:
-    return kind if kind == STACK_INVALID else STACK_MISC
-
-
+_ANY_KIND: Final = bytes(range(256))
+_MISC_UNLESS_KNOWN: Final = bytes(k if k in (STACK_ZERO, STACK_INVALID) else STACK_MISC for k in _ANY_KIND)
+"""For bytes.translate(): what stays of a byte when a register is spilled over part of its slot."""
+_SCRUB: Final = bytes(k if k == STACK_INVALID else STACK_MISC for k in _ANY_KIND)
+"""For bytes.translate(): what stays of the bytes of a spill when part of it is overwritten."""
 _SPILL8: Final = bytes((STACK_SPILL,)) * 8
 
 
@@ -127,7 +124,7 @@ def _save(frame: FuncState, spi: int, reg: Reg, size: int) -> None:
         frame.stack[spi] = Slot(_SPILL8, reg)
         return
     old = frame.stack[spi].types
-    kept = bytes(_misc_unless_known(kind) for kind in old[: 8 - size])
+    kept = old[: 8 - size].translate(_MISC_UNLESS_KNOWN)
     frame.stack[spi] = Slot(kept + _SPILL8[:size], reg)
 
 
@@ -183,7 +180,7 @@ def _write_data(
     slot = frame.stack[spi]
     types = bytearray(slot.types)
     if types[7] not in (STACK_INVALID, STACK_MISC, STACK_ZERO):
-        types = bytearray(_scrub(kind) for kind in types)
+        types = types.translate(_SCRUB)
     kind = STACK_MISC
     if (reg is not None and reg.is_null) or (reg is None and imm == 0):
         mark_chain_precision(env, value_regno)
@@ -386,7 +383,7 @@ def check_range_initialized(
                 frame.stack[spi] = Slot(bytes(types), slot.reg)
         elif slot.is_spill and (slot.reg.type == SCALAR_VALUE or env.allow_ptr_leaks):
             if write:
-                frame.stack[spi] = Slot(bytes(_scrub(kind) for kind in slot.types), UNKNOWN_REG)
+                frame.stack[spi] = Slot(slot.types.translate(_SCRUB), UNKNOWN_REG)
         elif b.mask == 0:
             raise env.reject(
                 errno.EACCES, f"invalid read from stack R{regno} off {low}+{i - low} size {size}\n"

@@ -8,7 +8,7 @@ aside for pruning, as bit masks a frame; the running state needs no such marks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from .regs import NOT_INIT_REG, PTR_TO_STACK, SCALAR_VALUE, Reg, pointer
@@ -72,6 +72,9 @@ class Ref(NamedTuple):
     insn_idx: int
 
 
+_NO_REGS: Final = (NOT_INIT_REG,) * 10
+
+
 class FuncState:
     """One frame of the call chain.
 
@@ -96,13 +99,19 @@ class FuncState:
         "subprogno",
     )
 
-    def __init__(self, callsite: int, frameno: int, subprogno: int) -> None:
+    def __init__(
+        self,
+        callsite: int,
+        frameno: int,
+        subprogno: int,
+        regs: list[Reg] | None = None,
+        stack: Sequence[Slot] = (),
+    ) -> None:
         self.callsite = callsite
         self.frameno = frameno
         self.subprogno = subprogno
-        self.regs: list[Reg] = [NOT_INIT_REG] * 10
-        self.regs.append(pointer(PTR_TO_STACK, frameno=frameno))
-        self.stack: list[Slot] = []
+        self.regs: list[Reg] = [*_NO_REGS, pointer(PTR_TO_STACK, frameno=frameno)] if regs is None else regs
+        self.stack: list[Slot] = list(stack)
         self.precise_regs = 0
         self.precise_slots = 0
         self.r0_def = -1
@@ -115,12 +124,7 @@ class FuncState:
 
     def copy(self) -> FuncState:
         """A copy that can be changed on its own."""
-        out = FuncState.__new__(FuncState)
-        out.callsite = self.callsite
-        out.frameno = self.frameno
-        out.subprogno = self.subprogno
-        out.regs = self.regs[:]
-        out.stack = self.stack[:]
+        out = FuncState(self.callsite, self.frameno, self.subprogno, self.regs[:], self.stack)
         out.precise_regs = self.precise_regs
         out.precise_slots = self.precise_slots
         out.r0_def = self.r0_def
@@ -189,7 +193,7 @@ class VerifierState:
 
     def copy(self) -> VerifierState:
         """A copy that can be changed on its own (its place among the explored states is not copied)."""
-        out = VerifierState.__new__(VerifierState)
+        out = VerifierState()
         out.frames = [frame.copy() for frame in self.frames]
         out.refs = self.refs[:]
         out.speculative = self.speculative
@@ -204,9 +208,6 @@ class VerifierState:
         out.equal_state = self.equal_state
         out.jmp_history = self.jmp_history[:]
         out.cleaned = self.cleaned
-        out.hit_cnt = 0
-        out.miss_cnt = 0
-        out.in_free_list = False
         return out
 
     @property

@@ -160,9 +160,9 @@ def remove(env: Env, dead: bytearray) -> None:
     count = len(env.insns)
     new_index = []
     alive = 0
-    for flag in dead:
+    for i in range(count):
         new_index.append(alive)
-        alive += not flag
+        alive += not dead[i]
     new_index.append(alive)
     insns, auxes = [], []
     for i, insn in enumerate(env.insns):
