@@ -27,6 +27,7 @@ REGISTERED = (
     "kernel_model.bpf.runtime",
     *(f"kernel_model.helpers.{module.name}" for module in pkgutil.iter_modules(helpers.__path__)),
     "kernel_model.maps.functions",
+    "kernel_model.maps.memalloc",
     "kernel_model.net.stack",
     "kernel_model.syscalls.bpf_info",
     "kernel_model.syscalls.bpf_map",
@@ -69,6 +70,7 @@ def text_constants(layout: Layout, data: dict[str, int], direct_map: int) -> dic
 def init(kernel: Kernel) -> None:
     """Fill per-CPU data and register the loopback device."""
     memory = kernel.memory
+    memory.put_u32(kernel.data["nr_cpu_ids"], kernel.alloc.nr_cpus)
     for cpu in range(kernel.alloc.nr_cpus):
         offset = kernel.alloc.per_cpu_offset(cpu)
         memory.put_u64(kernel.data["__per_cpu_offset"] + 8 * cpu, offset)

@@ -33,6 +33,7 @@ DATA_SYMBOLS: tuple[DataSymbol, ...] = (
     DataSymbol("gdt", 4096, align=4096),
     DataSymbol("sim_clock", 8, align=64),
     DataSymbol("__per_cpu_offset", 8, count=64),
+    DataSymbol("nr_cpu_ids", 4),
     DataSymbol("netdev_table", 8, count=MAX_NETDEVS),
     DataSymbol("ptr_key", 16),
 )

@@ -79,19 +79,6 @@ struct bucket {
 	u32 raw_lock;
 };
 
-struct bpf_htab {
-	struct bpf_map map;
-	struct bucket *buckets;
-	void *elems;
-	void *freelist;
-	struct htab_elem **extra_elems;
-	u32 count;
-	u8 use_percpu_counter;
-	u32 n_buckets;
-	u32 elem_size;
-	u32 hashrnd;
-};
-
 struct pcpu_freelist_node { struct pcpu_freelist_node *next; };
 struct pcpu_freelist_head { struct pcpu_freelist_node *first; u32 lock; };
 
@@ -121,6 +108,53 @@ struct bpf_lru_locallist {
 	struct llist_head free_llist;
 	u16 next_steal;
 	u32 lock;
+};
+
+struct bpf_common_lru {
+	struct bpf_lru_list lru_list;
+	struct bpf_lru_locallist *local_list;
+};
+
+struct bpf_lru {
+	union {
+		struct bpf_common_lru common_lru;
+		struct bpf_lru_list *percpu_lru;
+	};
+	u32 hash_offset;
+	u32 target_free;
+	u32 nr_scans;
+	u8 percpu;
+};
+
+/* Objects of one size for programs; each has a word in front of it that links it while it is free. */
+struct bpf_mem_cache {
+	struct llist_head free_llist;
+	s32 unit_size;
+	s32 free_cnt;
+	s32 low_watermark;
+	s32 high_watermark;
+	s32 batch;
+	s32 percpu_size;
+};
+
+struct bpf_mem_alloc { struct bpf_mem_cache *cache; };
+
+struct bpf_htab {
+	struct bpf_map map;
+	struct bpf_mem_alloc ma;
+	struct bpf_mem_alloc pcpu_ma;
+	struct bucket *buckets;
+	void *elems;
+	union {
+		void *freelist;
+		struct bpf_lru lru;
+	};
+	struct htab_elem **extra_elems;
+	u32 count;
+	u8 use_percpu_counter;
+	u32 n_buckets;
+	u32 elem_size;
+	u32 hashrnd;
 };
 
 struct htab_elem {

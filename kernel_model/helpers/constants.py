@@ -29,6 +29,8 @@ _OTHERS: Final = {
     "INITIAL_JIFFIES": -300 * HZ & 0xFFFF_FFFF,
     "JHASH_INITVAL": 0xDEADBEEF - (1 << 32),
     "INT_MAX": 0x7FFF_FFFF,
+    # What a list node that was removed points back to (include/linux/poison.h).
+    "LIST_POISON2": 0xDEAD_0000_0000_0122,
     # struct xdp_buff flags and the largest metadata (include/net/xdp.h).
     "XDP_FLAGS_HAS_FRAGS": 1,
     "XDP_META_MAX": 255,

@@ -114,12 +114,12 @@ class ArrayBase(BpfMap):
 
     def memory_usage(self, services: Services) -> int:
         if self.PERCPU:
-            return self._struct_size + self.max_entries * (8 + self.elem_size * self._nr_cpus)
+            return self.LINUX_SIZE + self.max_entries * (8 + self.elem_size * self._nr_cpus)
         if self.map_flags & MMAPABLE:
-            return round_up(self._struct_size, PAGE_SIZE) + round_up(
+            return round_up(self.LINUX_SIZE, PAGE_SIZE) + round_up(
                 self.max_entries * self.elem_size, PAGE_SIZE
             )
-        return self._struct_size + self.max_entries * self.elem_size
+        return self.LINUX_SIZE + self.max_entries * self.elem_size
 
     def _check_update(self, key: bytes, flags: int) -> int:
         if flags & ~BPF_F_LOCK > BPF_EXIST:

@@ -39,6 +39,9 @@ class BpfMap(ABC):
 
     STRUCT: ClassVar[str] = "bpf_map"
     OPS: ClassVar[str]
+    LINUX_SIZE: ClassVar[int] = 312
+    """sizeof() of the type's own structure in Linux 6.18, which memory accounting shows (ours may be
+    smaller); 312 is struct bpf_array's and struct bpf_queue_stack's."""
     META_EQUAL: ClassVar[bool] = True
     """Whether the type has map_meta_equal(), without which a map cannot be in a map of maps."""
     META_EQUAL_ENTRIES: ClassVar[bool] = False
@@ -65,7 +68,6 @@ class BpfMap(ABC):
         self.refcnt = 1
         self.usercnt = 1
         self._nr_cpus = services.alloc.nr_cpus
-        self._struct_size = services.layout[self.STRUCT].size
 
     @classmethod
     @abstractmethod

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import KernelError, NotModelled
 from ..functions import leaf
-from .base import BpfMap
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -44,21 +43,8 @@ def _delete(kernel: Kernel, map_addr: int, key: int) -> int:
     return 0
 
 
-def _lookup_percpu(kernel: Kernel, map_addr: int, key: int, cpu: int) -> int:
-    found: BpfMap = kernel.maps_by_addr[map_addr]
-    cpu &= 0xFFFF_FFFF
-    if cpu >= kernel.alloc.nr_cpus:
-        return 0
-    return found.lookup_elem(kernel, kernel.memory.read(key, found.key_size), cpu)
-
-
 _FUNCTIONS: dict[str, tuple[int, Callable[..., int]]] = {
-    "htab_map_update_elem": (4, _update),
-    "htab_percpu_map_update_elem": (4, _update),
-    "htab_map_delete_elem": (2, _delete),
     "fd_array_map_delete_elem": (2, _delete),
-    "percpu_array_map_lookup_percpu_elem": (3, _lookup_percpu),
-    "htab_percpu_map_lookup_percpu_elem": (3, _lookup_percpu),
 }
 
 for _name, (_nargs, _impl) in _FUNCTIONS.items():

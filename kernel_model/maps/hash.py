@@ -36,6 +36,7 @@ from .attr import (
 from .base import BPF_EXIST, BPF_F_LOCK, BPF_NOEXIST, ENOTSUPP, BpfMap, per_cpu_ptr
 from .freelist import PcpuFreelist
 from .jhash import jhash
+from .memalloc import MemAlloc
 
 _CREATE_FLAGS: Final = NO_PREALLOC | NO_COMMON_LRU | NUMA_NODE | ACCESS_MASK | ZERO_SEED
 _LIST_POISON2: Final = 0xDEAD_0000_0000_0122
@@ -51,6 +52,7 @@ class HtabBase(BpfMap):
     """The table, its buckets and elements; ``elem_size`` is the whole element's, ``n_buckets`` 2**n."""
 
     STRUCT: ClassVar[str] = "bpf_htab"
+    LINUX_SIZE: ClassVar[int] = 832
     PERCPU: ClassVar[bool] = False
     LRU: ClassVar[bool] = False
     EXTRA_ELEMS: ClassVar[bool] = False
@@ -79,6 +81,7 @@ class HtabBase(BpfMap):
     def alloc(self, services: Services, attr: MapAttr) -> None:
         elem, fields = services.layout["htab_elem"], services.layout["bpf_htab"]
         self._o_pprev = elem.offset("hash_node.pprev")
+        self._o_ptr_to_pptr = elem.offset("ptr_to_pptr")
         self._o_hash, self._o_key = elem.offset("hash"), elem.offset("key")
         self._o_count = fields.offset("count")
         self._bucket_size = services.layout["bucket"].size
@@ -94,12 +97,16 @@ class HtabBase(BpfMap):
         self.hashrnd = 0 if self.map_flags & ZERO_SEED else services.random.u32()
         self._buckets = self._elems = self._pcpu_values = self._extra_elems = 0
         self._freelist: PcpuFreelist | None = None
+        self._ma: MemAlloc | None = None
+        self._pcpu_ma: MemAlloc | None = None
         try:
             self.addr = services.alloc.kmalloc(fields.size)
             self._buckets = services.alloc.kmalloc(self.n_buckets * self._bucket_size, self._bucket_size)
             self._init_buckets(services)
             if self.prealloc:
                 self._prealloc_init(services)
+            else:
+                self._alloc_init(services)
         except KernelError:
             self._release(services)
             raise
@@ -112,6 +119,9 @@ class HtabBase(BpfMap):
         memory.put_u32(self.addr + fields.offset("hashrnd"), self.hashrnd)
         if self._freelist is not None:
             memory.put_u64(self.addr + fields.offset("freelist"), self._freelist.heads)
+        for name, caches in (("ma", self._ma), ("pcpu_ma", self._pcpu_ma)):
+            if caches is not None:
+                memory.put_u64(self.addr + fields.offset(f"{name}.cache"), caches.cache)
 
     def _round_entries(self, attr: MapAttr) -> None:
         """LRU maps round ``max_entries``; the others leave it."""
@@ -123,6 +133,12 @@ class HtabBase(BpfMap):
             # n_buckets and _WRITTEN are powers of two, so the block is always full.
             block[::words] = array("Q", range(2 * start + 1, 2 * (start + len(block) // words) + 1, 2))
             services.memory.write(self._buckets + start * self._bucket_size, memoryview(block).cast("B"))
+
+    def _alloc_init(self, services: Services) -> None:
+        """What a map without preallocation takes its elements, and their per-CPU values, from."""
+        self._ma = MemAlloc.create(services, self.elem_size)
+        if self.PERCPU:
+            self._pcpu_ma = MemAlloc.create(services, round_up(self.value_size, 8), percpu=True)
 
     def _prealloc_init(self, services: Services) -> None:
         count = self._prealloc_elems(services)
@@ -151,27 +167,30 @@ class HtabBase(BpfMap):
             services.memory.put_u64(at + index * self.elem_size, self._pcpu_values + index * size)
 
     def free(self, services: Services) -> None:
-        if not self.prealloc:
+        if self._ma is not None:
             for elem in list(self.elements(services)):
-                self._free_elem_memory(services, elem)
+                self._free_elem_memory(services, self._ma, elem)
         self._release(services)
 
     def _release(self, services: Services) -> None:
         alloc = services.alloc
         if self._freelist is not None:
             self._freelist.destroy(services)
+        for caches in (self._ma, self._pcpu_ma):
+            if caches is not None:
+                caches.destroy(services)
         for percpu in (self._pcpu_values, self._extra_elems):
             if percpu:
                 alloc.free_percpu(percpu)
         for area in (self._elems, self._buckets, self.addr):
             alloc.kfree(area)
-        self._freelist = None
+        self._freelist = self._ma = self._pcpu_ma = None
         self.addr = self._buckets = self._elems = self._pcpu_values = self._extra_elems = 0
 
     def memory_usage(self, services: Services) -> int:
         """htab_map_mem_usage(): preallocated elements, or those that there are now."""
         value = round_up(self.value_size, 8)
-        usage = self._struct_size + self._bucket_size * self.n_buckets + 4 * self._nr_cpus * _LOCK_COUNT
+        usage = self.LINUX_SIZE + self._bucket_size * self.n_buckets + 4 * self._nr_cpus * _LOCK_COUNT
         if not self.prealloc:
             each = self.elem_size + _LLIST_NODE
             if self.PERCPU:
@@ -284,31 +303,42 @@ class HtabBase(BpfMap):
         else:
             if not replaces and memory.u32(self.addr + self._o_count) >= self.max_entries:
                 raise KernelError(errno.E2BIG, "the map is full")
-            elem = services.alloc.kmalloc(self.elem_size)
-            if self.PERCPU:
-                try:
-                    values = services.alloc.alloc_percpu(round_up(self.value_size, 8))
-                except KernelError:
-                    services.alloc.kfree(elem)
-                    raise
-                memory.put_u64(elem + self._o_value, values)
+            elem = self._alloc_elem(services)
             self._add_count(services, 1)
         memory.write(elem + self._o_key, key)
         memory.put_u32(elem + self._o_hash, hash_)
         return elem
 
+    def _alloc_elem(self, services: Services) -> int:
+        """Memory for an element, with per-CPU values where they belong. KernelError(ENOMEM)."""
+        assert self._ma is not None
+        elem = self._ma.alloc(services)
+        if self._pcpu_ma is not None:
+            try:
+                values = self._pcpu_ma.alloc(services)
+            except KernelError:
+                self._ma.free(services, elem)
+                raise
+            services.memory.put_u64(elem + self._o_ptr_to_pptr, values)
+            services.memory.put_u64(elem + self._o_value, services.memory.u64(values))
+        return elem
+
     def _free_elem(self, services: Services, elem: int) -> None:
         """free_htab_elem(): back to the free list, or to the allocator."""
-        if self._freelist is not None:
+        if self._ma is None:
+            assert self._freelist is not None
             self._freelist.push(services, elem)
-        else:
-            self._add_count(services, -1)
-            self._free_elem_memory(services, elem)
+            return
+        self._add_count(services, -1)
+        self._free_elem_memory(services, self._ma, elem)
+        for caches in (self._ma, self._pcpu_ma):
+            if caches is not None:
+                caches.trim(services)
 
-    def _free_elem_memory(self, services: Services, elem: int) -> None:
-        if self.PERCPU:
-            services.alloc.free_percpu(services.memory.u64(elem + self._o_value))
-        services.alloc.kfree(elem)
+    def _free_elem_memory(self, services: Services, caches: MemAlloc, elem: int) -> None:
+        if self._pcpu_ma is not None:
+            self._pcpu_ma.free(services, services.memory.u64(elem + self._o_ptr_to_pptr))
+        caches.free(services, elem)
 
     def delete(self, services: Services, key: bytes) -> None:
         """htab_map_delete_elem()."""

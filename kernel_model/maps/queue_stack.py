@@ -53,7 +53,7 @@ class QueueMap(BpfMap):
         self.addr = 0
 
     def memory_usage(self, services: Services) -> int:
-        return self._struct_size + self._size * self.value_size
+        return self.LINUX_SIZE + self._size * self.value_size
 
     def _at(self, index: int) -> int:
         return self.addr + self._o_elements + index * self.value_size

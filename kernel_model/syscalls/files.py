@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from ..bpf.map_object import MapObject
 from ..errors import KernelError, NotModelled
 from ..fs.bpffs import MOUNT
 from ..net.socket import Socket
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 PATH_MAX = 4096
 AT_FDCWD = -100
 O_RDONLY, O_WRONLY, O_RDWR, O_ACCMODE = 0, 1, 2, 3
+O_CLOEXEC = 0o2000000
+FDINFO = "/proc/self/fdinfo/"
 MAX_RW = 1 << 20
 STDOUT_LIMIT = 16 << 20
 TRACE_PIPE = ("/sys/kernel/tracing/trace_pipe", "/sys/kernel/debug/tracing/trace_pipe")
@@ -71,6 +74,10 @@ def open_path(kernel: Kernel, task: Task, path: str, flags: int) -> KObject:
     if path == "/proc/kallsyms":
         _allow(path, writes)
         return TextFile(_kallsyms(kernel, task))
+    number = path.removeprefix(FDINFO)
+    if number != path and number.isdecimal() and int(number) in task.files:
+        _allow(path, writes)
+        return TextFile(_fdinfo(kernel, task.files.find(int(number))))
     raise KernelError(errno.ENOENT, f"{path} does not exist")
 
 
@@ -88,6 +95,30 @@ def _kallsyms(kernel: Kernel, task: Task) -> bytes:
         kind, module = ("t", "\t[bpf]") if is_program else ("T", "")
         lines.append(f"{addr if shown else 0:016x} {kind} {name}{module}\n")
     return "".join(lines).encode()
+
+
+def _fdinfo(kernel: Kernel, file: File) -> bytes:
+    """What /proc/self/fdinfo shows of an open file (seq_show(), bpf_map_show_fdinfo()).
+
+    There are no mount and inode numbers here: both lines are left out.
+    """
+    lines = [f"pos:\t{file.pos}", f"flags:\t{O_CLOEXEC | O_RDWR:02o}"]
+    if isinstance(file.obj, MapObject):
+        held = file.obj.impl
+        lines += [
+            f"map_type:\t{held.map_type}",
+            f"key_size:\t{held.key_size}",
+            f"value_size:\t{held.value_size}",
+            f"max_entries:\t{held.max_entries}",
+            f"map_flags:\t{held.map_flags:#x}",
+            f"map_extra:\t{held.map_extra:#x}",
+            f"memlock:\t{held.memory_usage(kernel)}",
+            f"map_id:\t{held.id}",
+            f"frozen:\t{int(held.frozen)}",
+        ]
+    else:
+        lines[1] = f"flags:\t{file.flags:02o}"
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _open(kernel: Kernel, task: Task, path_at: int, flags: int) -> int:

@@ -29,6 +29,7 @@ from kernel_model.maps.base import BpfMap
 
 for _module in (
     "kernel_model.maps.functions",
+    "kernel_model.maps.memalloc",
     *(f"kernel_model.helpers.{name}" for name in ("bprintf", "nofault", "nonlinear", "strings", "task")),
 ):
     importlib.import_module(_module)
@@ -49,7 +50,9 @@ _STATIC = {
     "bpf_user_rnd_state": 192,
     "current_task": 16,
 }
-_CLOCK = RAM
+# Data symbols outside the per-CPU section, in the page below the allocator's memory.
+_DATA = {"sim_clock": RAM, "ptr_key": RAM + 64, "nr_cpu_ids": RAM + 128, "__per_cpu_offset": RAM + 256}
+_CLOCK = _DATA["sim_clock"]
 
 _HARNESS = """
 ENTRY(__leaf_trap)
@@ -69,7 +72,8 @@ def constants(layout: Layout) -> dict[str, int]:
     out = {f"OFF_{path.replace('.', '_')}": off for path, off in layout.offsets().items()}
     out |= {f"SIZEOF_{name}": struct.size for name, struct in layout.items()}
     out |= {f"SYM_{name}": PERCPU_LINK + off for name, off in _STATIC.items()}
-    return out | {"SYM_sim_clock": _CLOCK} | TEXT_CONSTANTS
+    out |= {f"SYM_{name}": at for name, at in _DATA.items()}
+    return out | TEXT_CONSTANTS
 
 
 @cache
@@ -291,13 +295,16 @@ class World:
         self.clock = WordClock(self.memory)
         self.random = SeededRandom(seed)
         self.tracing = Tracing()
-        self.data = {name: PERCPU_LINK + off for name, off in _STATIC.items()} | {"ptr_key": RAM + 64}
+        self.data = {name: PERCPU_LINK + off for name, off in _STATIC.items()} | _DATA
+        self.memory.put_u32(_DATA["nr_cpu_ids"], nr_cpus)
         self.current: FakeTask | None = None
         self.maps_by_addr: dict[int, BpfMap] = {}
         self.traps: list[str] = []
+        self.depth = 0
         self._error: BaseException | None = None
         for cpu in range(nr_cpus):
             at = PERCPU_LINK + self.alloc.per_cpu_offset(cpu)
+            self.memory.put_u64(_DATA["__per_cpu_offset"] + 8 * cpu, self.alloc.per_cpu_offset(cpu))
             self.memory.put_u64(at + _STATIC["this_cpu_off"], self.alloc.per_cpu_offset(cpu))
             self.memory.put_u32(at + _STATIC["cpu_number"], cpu)
         trap = self.text.symbol("__leaf_trap")

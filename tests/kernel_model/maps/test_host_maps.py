@@ -221,3 +221,36 @@ def test_operations(attr: MapAttr) -> None:
         walks.append(walk)
     assert walks[0] == walks[1]
     host.close()
+
+
+def host_memlock(fd: int) -> int:
+    """What fdinfo says that the map takes."""
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("memlock:"))
+
+
+@host_kernel
+@pytest.mark.parametrize("filled", [0, 3])
+def test_memory_usage(filled: int) -> None:
+    """Memory accounting, of an empty map and of one with elements."""
+    for base in MEMORY:
+        host = HostMap(base)
+        world = World(host.cpus)
+        made = create(world, base)
+        if base.key_size:
+            for number in range(filled):
+                key = number.to_bytes(4, "little").ljust(base.key_size, b"\0")
+                host.call(UPDATE, key, bytes(host.value_size))
+                made.update(world, key, bytes(host.value_size), 0)
+        assert made.memory_usage(world) == host_memlock(host.fd), base
+        host.close()
+
+
+MEMORY = [
+    *(MapAttr(1, key, value, 8, flags) for key in (4, 9) for value in (8, 13) for flags in (0, 1)),
+    *(MapAttr(5, key, value, 8, flags) for key in (4, 9) for value in (8, 13) for flags in (0, 1)),
+    *(MapAttr(2, 4, value, 7, flags) for value in (5, 700) for flags in (0, 1 << 10)),
+    MapAttr(6, 4, 12, 7),
+    MapAttr(22, 0, 5, 9),
+    MapAttr(23, 0, 8, 1),
+]

@@ -208,6 +208,45 @@ def test_against_a_dict(map_type: int, data: st.DataObject) -> None:
     assert ({k: v for k, v in ram.items() if k != ops}, percpu) == before
 
 
+@pytest.mark.parametrize("map_type", [HASH, PERCPU_HASH])
+@pytest.mark.parametrize("flags", [0, NO_PREALLOC])
+def test_updates_and_deletions_are_machine_code(map_type: int, flags: int) -> None:
+    """No trap but the refills of a map that has nothing preallocated."""
+    world = World(NR_CPUS)
+    made = world.register(create(world, MapAttr(map_type, 4, 8, 20, flags)))
+    key, value = world.buffer(bytes(4)), world.buffer(bytes(8))
+    for number in range(22):
+        world.memory.put_u32(key, number)
+        expected = -errno.E2BIG if number >= 20 else 0
+        assert world.run_signed("bpf_map_update_elem", made.addr, key, value, 0) == expected
+    for number in range(20):
+        world.memory.put_u32(key, number)
+        assert world.run("bpf_map_update_elem", made.addr, key, value, 2) == 0
+        assert world.run("bpf_map_delete_elem", made.addr, key) == 0
+    assert set(world.traps) == ({"bpf_mem_refill"} if flags else set())
+
+
+def test_a_deleted_element_stays_memory_of_its_map() -> None:
+    """A program that holds a value may go on reading it, however many elements go meanwhile."""
+    world = World(1)
+    made = world.register(create(world, MapAttr(HASH, 4, 1024, 300, NO_PREALLOC)))
+    keys = [number.to_bytes(4, "little") for number in range(300)]
+    for key in keys:
+        made.update_elem(world, key, key * 256, 0)
+    buffer = world.buffer(keys[7])
+    held = world.run("bpf_map_lookup_elem", made.addr, buffer)
+    world.depth = 1
+    for key in keys:
+        made.delete(world, key)
+    assert world.memory.read(held, 1024) == keys[7] * 256
+    live = len(world.alloc.ram.used)
+    # The program has ended; the next change gives back what the allocator holds beyond its watermark.
+    world.depth = 0
+    made.update_elem(world, keys[0], bytes(1024), 0)
+    made.delete(world, keys[0])
+    assert len(world.alloc.ram.used) < live - 250
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("map_type", [HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY])
 def test_campaign(map_type: int) -> None:
