@@ -139,7 +139,9 @@ class BpfProg(KObject):
                 raise KernelError(errno.EOPNOTSUPP, f"program {self.name or self.id} has no JIT image")
             return self.image.functions[0].addr
         depth = max(self.verified.subprogs[0].stack_depth, 1)
-        return kernel.text.symbol(INTERPRETERS[-(-depth // 32) - 1])
+        # A compiled program may need more than Linux's interpreter has; ours runs it for comparisons.
+        size = min(-(-depth // 32), len(INTERPRETERS))
+        return kernel.text.symbol(INTERPRETERS[size - 1])
 
     def use_engine(self, kernel: Kernel, jit: bool) -> None:
         """Point ``bpf_func`` at one engine or the other (both stay available)."""

@@ -16,7 +16,7 @@ from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_func_id
 
-from .env import BPF_MAX_SUBPROGS, Env, Reject, SubprogInfo
+from .env import BPF_MAX_SUBPROGS, ENOTSUPP, Env, Reject, SubprogInfo
 from .printing import print_line
 
 SYNC_CALLBACK_HELPERS: Final = frozenset(
@@ -117,6 +117,15 @@ def _add_subprog(env: Env, off: int) -> None:
     env.subprogs.append(SubprogInfo(off))
 
 
+def _add_kfunc_call(env: Env) -> None:
+    """The conditions on a program that calls kernel functions (add_kfunc_call)."""
+    if not env.kernel.jit:
+        raise env.reject(ENOTSUPP, "JIT is required for calling kernel function\n")
+    if not env.spec.gpl_compatible:
+        raise env.reject(errno.EINVAL, "cannot call kernel function from non-GPL compatible program\n")
+    raise env.not_modelled("calls of kernel functions (kfuncs)")
+
+
 def add_subprogs(env: Env) -> None:
     """Find the functions: the entry and every target of a call or function constant."""
     _add_subprog(env, 0)
@@ -129,7 +138,7 @@ def add_subprogs(env: Env) -> None:
                 "loading/calling other bpf or kernel functions are allowed for CAP_BPF and CAP_SYS_ADMIN\n",
             )
         if is_kfunc_call(insn):
-            raise env.not_modelled("calls of kernel functions (kfuncs)")
+            _add_kfunc_call(env)
         _add_subprog(env, i + insn.imm + 1)
     env.subprogs.sort(key=lambda sub: sub.start)
     env.subprogs.append(SubprogInfo(len(env.insns)))

@@ -90,9 +90,9 @@ def _rewrite(env: Env) -> None:
 
 def _check_engine(env: Env) -> None:
     """What only compiled programs may do (fixup_call_args)."""
-    if env.kernel.jit or env.subprog_cnt <= 1:
+    if env.kernel.jit:
         return
-    if env.prog_flags.get("tail_call_reachable"):
+    if env.subprog_cnt > 1 and env.prog_flags.get("tail_call_reachable"):
         raise env.reject(
             errno.EINVAL, "tail_calls are not allowed in non-JITed programs with bpf-to-bpf calls\n"
         )

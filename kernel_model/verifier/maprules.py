@@ -169,4 +169,6 @@ def check_map_and_helper(env: Env, the_map: MapView | None, func_id: int) -> Non
             f"cannot pass map_type {int(the_map.map_type)} into func {func_id_name(func_id)}#{func_id}\n",
         )
     if func_id == f.BPF_FUNC_tail_call and env.subprog_cnt > 1 and not env.kernel.jit:
-        raise env.reject(errno.EINVAL, "mixing of tail_calls and bpf-to-bpf calls is not supported\n")
+        raise env.reject(
+            errno.EINVAL, "tail_calls are not allowed in non-JITed programs with bpf-to-bpf calls\n"
+        )

@@ -33,7 +33,16 @@ def _check_map(env: Env, the_map: MapView) -> None:
             "Sleepable programs can only use array, hash, ringbuf and local storage maps\n",
         )
     if kind == bpf_map_type.BPF_MAP_TYPE_ARENA:
-        raise env.not_modelled("arenas")
+        _check_arena(env)
+
+
+def _check_arena(env: Env) -> None:
+    """Arenas are reached by instructions that only a JIT has."""
+    if not (env.allow_ptr_leaks and env.bpf_capable):
+        raise env.reject(errno.EPERM, "CAP_BPF and CAP_PERFMON are required to use arena\n")
+    if not env.kernel.jit:
+        raise env.reject(errno.EOPNOTSUPP, "JIT is required to use arena\n")
+    raise env.not_modelled("arenas")
 
 
 def add_used_map(env: Env, the_map: MapView) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 from kernel_model.helpers.table import HELPERS, symbol_for
@@ -24,12 +25,14 @@ from kernel_model.isa.native import PokeSite
 from kernel_model.uapi.enums import bpf_func_id as f
 
 from ..cfg import is_helper_call, is_may_goto
-from ..env import Env
+from ..env import MAX_BPF_STACK, Env
 from .arith import AX, guard_division, is_division, mask_pointer_arithmetic
 from .map_calls import MAP_MEMBER, call, map_call
 from .patch import imm64_pair, patch, s32
 
 BPF_MAX_TIMED_LOOPS: Final = 0xFFFF
+MAY_GOTO_STACK: Final = 16
+"""Bytes of a struct bpf_timed_may_goto below the function's own stack."""
 MAX_PACKET_OFF: Final = 0xFFFF
 _LOADERS: Final = {
     op.BPF_B: "bpf_skb_load_helper_8_no_cache",
@@ -64,18 +67,12 @@ def _packet_load(env: Env, insn: Insn) -> list[Insn]:
 
 
 def _may_goto(env: Env, insn: Insn, stack_depth: int) -> list[Insn]:
-    """A counter in the stack; when it is used up, a call looks at the time (6.15, with a JIT)."""
+    """A counter in the stack; when it is used up, a call looks at the time (since 6.15).
+
+    The form depends on the architecture, not on whether this program will be compiled.
+    """
     jeq = op.BPF_JMP | op.BPF_JEQ
-    if not env.kernel.jit:
-        slot = -stack_depth - 8
-        away = insn.off + 2 if insn.off >= 0 else insn.off - 1
-        return [
-            BPF_LDX_MEM(op.BPF_DW, AX, 10, slot),
-            Insn(jeq, AX, 0, away),
-            BPF_ALU64_IMM(op.BPF_SUB, AX, 1),
-            BPF_STX_MEM(op.BPF_DW, 10, AX, slot),
-        ]
-    slot = -stack_depth - 16
+    slot = -stack_depth - MAY_GOTO_STACK
     away = insn.off + 5 if insn.off >= 0 else insn.off - 1
     return [
         BPF_LDX_MEM(op.BPF_DW, AX, 10, slot),
@@ -175,11 +172,10 @@ def _init_counters(env: Env) -> None:
     for sub in env.subprogs[:-1]:
         if not sub.stack_extra:
             continue
-        start = [BPF_ST_MEM(op.BPF_DW, 10, -sub.stack_depth, BPF_MAX_TIMED_LOOPS)]
-        if env.kernel.jit:
-            start.append(BPF_ST_MEM(op.BPF_DW, 10, -sub.stack_depth + 8, 0))
-        else:
-            start = [BPF_ST_MEM(op.BPF_DW, 10, -sub.stack_depth, 8 << 20)]
+        start = [
+            BPF_ST_MEM(op.BPF_DW, 10, -sub.stack_depth, BPF_MAX_TIMED_LOOPS),
+            BPF_ST_MEM(op.BPF_DW, 10, -sub.stack_depth + 8, 0),
+        ]
         patches[sub.start] = [*start, env.insns[sub.start]]
         entries[sub.start] = len(start)
     patch(env, patches, entries)
@@ -200,9 +196,11 @@ def do_misc_fixups(env: Env) -> None:
             if len(made) != 1 or made[0] is not insn:
                 patches[at] = made
             if is_may_goto(insn):
-                sub.stack_extra = 16 if env.kernel.jit else 8
+                sub.stack_extra = MAY_GOTO_STACK
             at += 1
-    patch(env, patches)
-    for sub in env.subprogs[:-1]:
         sub.stack_depth += sub.stack_extra
+        if sub.stack_depth > MAX_BPF_STACK and not env.kernel.jit:
+            text = f"stack size {sub.stack_depth}(extra {sub.stack_extra}) is too large\n"
+            raise env.reject(errno.EINVAL, text)
+    patch(env, patches)
     _init_counters(env)
