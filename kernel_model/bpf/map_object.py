@@ -123,6 +123,10 @@ class MapObject(KObject):
     def frozen(self) -> bool:
         return self.impl.frozen
 
+    @property
+    def bypass_spec_v1(self) -> bool:
+        return self.impl.bypass_spec_v1
+
     def value_addr(self, off: int) -> int:
         """See MapView."""
         return self.impl.value_addr(off)

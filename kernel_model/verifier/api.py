@@ -58,6 +58,11 @@ class MapView(Protocol):
         """BPF_MAP_FREEZE was done, so user space can no longer write."""
         ...
 
+    @property
+    def bypass_spec_v1(self) -> bool:
+        """Its creator has CAP_PERFMON: indices into it need no mask against speculation (since 5.8)."""
+        ...
+
     def value_addr(self, off: int) -> int:
         """Kernel address of byte ``off`` of the only value (BPF_PSEUDO_MAP_VALUE).
 

@@ -331,7 +331,7 @@ def _record_map(env: Env, meta: CallMeta) -> None:
     if meta.map.map_flags & MapFlags.BPF_F_RDONLY_PROG and meta.func_id in _WRITES_MAP:
         raise env.reject(errno.EACCES, "write into map forbidden\n")
     aux = env.aux[env.insn_idx]
-    # bpf_map.bypass_spec_v1 is what the map's creator may bypass; maps here are created with privileges.
+    aux.map_unpriv |= not meta.map.bypass_spec_v1
     if aux.map is not None and aux.map is not meta.map:
         aux.map_poisoned = True
     aux.map = meta.map

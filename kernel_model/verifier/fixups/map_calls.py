@@ -13,6 +13,7 @@ from typing import Final
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.macros import (
+    BPF_ALU32_IMM,
     BPF_ALU64_IMM,
     BPF_ALU64_REG,
     BPF_JMP_A,
@@ -66,9 +67,18 @@ def call(env: Env, symbol: str) -> Insn:
     return Insn(op.CALL, 0, 0, 0, s32(env.kernel.symbol(symbol) - base))
 
 
+def index_mask(the_map: MapView) -> int:
+    """bpf_array.index_mask: what keeps an index inside even where a CPU guessed past the comparison."""
+    return (1 << (the_map.max_entries - 1).bit_length()) - 1
+
+
 def _index(the_map: MapView, to_none: int) -> list[Insn]:
     """R0 = the index that R2 points to; past the end goes ``to_none`` slots on."""
-    return [BPF_LDX_MEM(op.BPF_W, 0, 2, 0), BPF_JMP_IMM(op.BPF_JGE, 0, the_map.max_entries, to_none)]
+    load = BPF_LDX_MEM(op.BPF_W, 0, 2, 0)
+    if the_map.bypass_spec_v1:
+        return [load, BPF_JMP_IMM(op.BPF_JGE, 0, the_map.max_entries, to_none)]
+    mask = BPF_ALU32_IMM(op.BPF_AND, 0, s32(index_mask(the_map)))
+    return [load, BPF_JMP_IMM(op.BPF_JGE, 0, the_map.max_entries, to_none + 1), mask]
 
 
 def _array(env: Env, the_map: MapView) -> list[Insn]:

@@ -10,6 +10,7 @@ from kernel_model.helpers.table import HELPERS, symbol_for
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.macros import (
+    BPF_ALU32_IMM,
     BPF_ALU32_REG,
     BPF_ALU64_IMM,
     BPF_EXIT_INSN,
@@ -27,7 +28,7 @@ from kernel_model.uapi.enums import bpf_func_id as f
 from ..cfg import is_helper_call, is_may_goto
 from ..env import MAX_BPF_STACK, Env
 from .arith import AX, guard_division, is_division, mask_pointer_arithmetic
-from .map_calls import MAP_MEMBER, call, map_call
+from .map_calls import MAP_MEMBER, call, index_mask, map_call
 from .patch import imm64_pair, patch, s32
 
 BPF_MAX_TIMED_LOOPS: Final = 0xFFFF
@@ -101,7 +102,16 @@ def _tail_call(env: Env, at: int) -> list[Insn]:
     ):
         env.pokes.append(PokeSite(at, aux.map.addr, aux.map_key))
         number = len(env.pokes)
-    return [Insn(op.TAIL_CALL, 0, 0, 0, number)]
+    jump = Insn(op.TAIL_CALL, 0, 0, 0, number)
+    if not aux.map_unpriv or aux.map is None:
+        return [jump]
+    if aux.map_poisoned:
+        raise env.reject(errno.EINVAL, "tail_call abusing map_ptr\n")
+    return [
+        BPF_JMP_IMM(op.BPF_JGE, 3, aux.map.max_entries, 2),
+        BPF_ALU32_IMM(op.BPF_AND, 3, s32(index_mask(aux.map))),
+        jump,
+    ]
 
 
 def _jiffies(env: Env) -> list[Insn] | None:

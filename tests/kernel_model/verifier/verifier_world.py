@@ -46,6 +46,7 @@ class FakeMap:
     frozen: bool = False
     contents: bytes = b""
     name: str = ""
+    bypass_spec_v1: bool = True
 
     @property
     def id(self) -> int:
