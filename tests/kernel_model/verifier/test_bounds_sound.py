@@ -72,7 +72,9 @@ def test_deductions_lose_nothing(pair: tuple[Bounds, int]) -> None:
     synced = b.copy()
     bounds.sync(synced)
     assert contains(synced, value)
-    assert bounds.within(b, synced)
+    # Like Linux: a range that fits 32 bits and is not negative there is replaced, even by a wider one.
+    replaced = synced.s32_min >= 0 and synced.umin <= synced.s32_min and synced.umax <= U32 >> 1
+    assert replaced or bounds.within(b, synced)
 
 
 def _concrete(operation: int, alu32: bool, a: int, b: int) -> int:
