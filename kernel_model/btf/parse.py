@@ -309,6 +309,15 @@ class Btf:
             found = self._cache[number] = self._decode(number)
         return found
 
+    def names(self) -> Iterator[tuple[int, str]]:
+        """Every named type, those of the base first, as (id, name), without decoding the types."""
+        if self.base is not None:
+            yield from self.base.names()
+        for number, at in enumerate(self._offsets, self.start_id):
+            (name_off,) = _U32.unpack_from(self.data, at)
+            if name_off:
+                yield number, self.string(name_off)
+
     def find(self, name: str, kind: Kind) -> int:
         """The id of the first type of that name and kind; 0 when there is none."""
         if self.base is not None and (number := self.base.find(name, kind)):

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from errno import ENOSPC
 
+from kernel_model.btf.parse import Btf
 from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_map_type as T
 from kernel_model.uapi.enums import bpf_prog_type
 
 from .bpf import Bpf, Process, SyscallError, VerifierError
-from .btf_ext import describe_core
+from .core import CoreError, Resolver
+from .core.patch import POISON, patch
 from .mapdefs import LIBBPF_PIN_BY_NAME, MAP_IN_MAP, MapSpec
 from .object import ObjectError, ObjectSpec, ProgSpec
 from .sections import Sec
@@ -146,22 +148,26 @@ def load(
     log_level: int = 0,
     pin_root: str = "/sys/fs/bpf",
     cpus: int = 1,
+    kernel_btf: Btf | None = None,
 ) -> LoadedObject:
     """Load an object into the kernel of ``process``.
 
     ``programs`` limits what is loaded (default: all but those with ``?``); ``prog_type`` is for programs
     whose section says nothing; ``initial`` replaces the initial bytes of global-data maps, ``max_entries``
     the sizes of maps, by name; ``cpus`` is the number of possible CPUs (the size of perf event arrays that
-    give none). Raises LoadError when a system call fails, ObjectError when the object lacks something, and
+    give none); ``kernel_btf`` are the types that CO-RE relocations are resolved against. Raises LoadError when a system call fails, ObjectError when the object lacks something, and
     UnsupportedObject for what is not done yet; fds opened so far are closed then.
     """
     wanted = _choose(spec, programs, prog_type)
     for prog in wanted:
-        _check(spec, prog)
+        _check(spec, prog, kernel_btf)
     if spec.struct_ops:
         feature = "struct_ops maps"
         raise UnsupportedObject(spec.path, spec.struct_ops[0], None, f"{feature} are not supported", feature)
-    loader = _Loader(Bpf(process), spec, initial or {}, max_entries or {}, log_level, pin_root, cpus)
+    core = None
+    if kernel_btf is not None and spec.btf_types is not None:
+        core = Resolver(spec.btf_types, kernel_btf)
+    loader = _Loader(Bpf(process), spec, initial or {}, max_entries or {}, log_level, pin_root, cpus, core)
     try:
         loader.run(wanted)
     except BaseException:
@@ -189,16 +195,16 @@ def _choose(spec: ObjectSpec, names: list[str] | None, prog_type: bpf_prog_type 
     return out
 
 
-def _check(spec: ObjectSpec, prog: ProgSpec) -> None:
-    """Raise UnsupportedObject when the program needs the kernel's BTF or symbols."""
+def _check(spec: ObjectSpec, prog: ProgSpec, kernel_btf: Btf | None) -> None:
+    """Raise UnsupportedObject when the program needs what of the kernel's BTF and symbols is not there."""
 
     def unsupported(cause: str, feature: str, offset: int | None = None) -> UnsupportedObject:
         return UnsupportedObject(spec.path, prog.section, offset, f"prog '{prog.name}': {cause}", feature)
 
-    if prog.core:
+    if prog.core and kernel_btf is None:
         relo = prog.core[0]
         text = describe_core(relo, spec.btf_types) if spec.btf_types is not None else str(relo)
-        raise unsupported(f"CO-RE relocation {text} is not supported", "CO-RE", relo.insn * 8)
+        raise unsupported(f"CO-RE relocation {text} needs the kernel's BTF", "CO-RE", relo.insn * 8)
     if prog.externs:
         extern = prog.externs[0]
         kind = "kernel function" if extern.is_call else "extern variable"
@@ -222,6 +228,7 @@ class _Loader:
         log_level: int,
         pin_root: str,
         cpus: int,
+        core: Resolver | None,
     ) -> None:
         self.bpf = bpf
         self.spec = spec
@@ -230,6 +237,7 @@ class _Loader:
         self.log_level = log_level
         self.pin_root = pin_root
         self.cpus = cpus
+        self.core = core
         self.out = LoadedObject(bpf, spec)
 
     def run(self, programs: list[ProgSpec]) -> None:
@@ -412,4 +420,11 @@ class _Loader:
         insns = list(prog.insns)
         for ref in prog.map_refs:
             insns[ref.insn] = insns[ref.insn]._replace(imm=self.out.maps[ref.map].fd)
+        if self.core is not None:
+            for relo in prog.core:
+                try:
+                    patch(insns, relo.insn, self.core.resolve(relo.type_id, relo.access, relo.kind))
+                except CoreError as error:
+                    cause = f"prog '{prog.name}': CO-RE relocation: {error}"
+                    raise ObjectError(self.spec.path, prog.section, relo.insn * 8, cause) from None
         return insns
