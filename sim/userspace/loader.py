@@ -17,6 +17,7 @@ from kernel_model.uapi.enums import bpf_map_type as T
 from kernel_model.uapi.enums import bpf_prog_type
 
 from .bpf import Bpf, Process, SyscallError, VerifierError
+from .btf_ext import describe_core
 from .core import CoreError, Resolver
 from .core.patch import POISON, patch
 from .mapdefs import LIBBPF_PIN_BY_NAME, MAP_IN_MAP, MapSpec
@@ -155,8 +156,9 @@ def load(
     ``programs`` limits what is loaded (default: all but those with ``?``); ``prog_type`` is for programs
     whose section says nothing; ``initial`` replaces the initial bytes of global-data maps, ``max_entries``
     the sizes of maps, by name; ``cpus`` is the number of possible CPUs (the size of perf event arrays that
-    give none); ``kernel_btf`` are the types that CO-RE relocations are resolved against. Raises LoadError when a system call fails, ObjectError when the object lacks something, and
-    UnsupportedObject for what is not done yet; fds opened so far are closed then.
+    give none); ``kernel_btf`` are the types that CO-RE relocations are resolved against. Raises LoadError
+    when a system call fails, ObjectError when the object lacks something, and UnsupportedObject for what is
+    not done yet; fds opened so far are closed then.
     """
     wanted = _choose(spec, programs, prog_type)
     for prog in wanted:
@@ -370,7 +372,6 @@ class _Loader:
                 raise self._fail(f"map '{spec.name}': slot [{index}]", error) from None
 
     def _load_prog(self, prog: ProgSpec) -> None:
-        insns = self._instructions(prog)
         assert prog.type is not None
         more: dict[str, int] = {
             "expected_attach_type": prog.attach_type,
@@ -390,6 +391,8 @@ class _Loader:
                     "line_info_rec_size": prog.line_info_rec_size,
                     "line_info_cnt": len(line_info) // prog.line_info_rec_size,
                 }
+        poisoned: dict[int, str] = {}
+        insns = self._instructions(prog, poisoned)
         # At level 0 the log is asked for only after a failure, by loading once more; it grows as needed.
         level, log_size = self.log_level, Bpf.LOG_SIZE
         while True:
@@ -411,20 +414,39 @@ class _Loader:
                 elif error.errno == ENOSPC and log_size < MAX_LOG_SIZE:
                     log_size *= 2
                 else:
-                    raise self._fail(f"prog '{prog.name}'", error) from None
+                    failed = self._fail(f"prog '{prog.name}'", error)
+                    failed.log = _with_core_relocations(failed.log, poisoned)
+                    raise failed from None
             else:
                 self.out.progs[prog.name] = LoadedProg(fd, prog, log)
                 return
 
-    def _instructions(self, prog: ProgSpec) -> list[Insn]:
+    def _instructions(self, prog: ProgSpec, poisoned: dict[int, str]) -> list[Insn]:
+        """The program for this kernel; ``poisoned`` gets what could not be relocated, by slot."""
         insns = list(prog.insns)
         for ref in prog.map_refs:
             insns[ref.insn] = insns[ref.insn]._replace(imm=self.out.maps[ref.map].fd)
         if self.core is not None:
             for relo in prog.core:
                 try:
-                    patch(insns, relo.insn, self.core.resolve(relo.type_id, relo.access, relo.kind))
+                    found = self.core.resolve(relo.type_id, relo.access, relo.kind)
+                    patch(insns, relo.insn, found)
+                    if insns[relo.insn].imm == POISON:
+                        poisoned[relo.insn] = str(found.local)
                 except CoreError as error:
                     cause = f"prog '{prog.name}': CO-RE relocation: {error}"
                     raise ObjectError(self.spec.path, prog.section, relo.insn * 8, cause) from None
         return insns
+
+
+def _with_core_relocations(log: str, poisoned: Mapping[int, str]) -> str:
+    """The log with the relocation named where the verifier met an instruction poisoned for it (as libbpf)."""
+    lines = log.splitlines()
+    for at, line in enumerate(lines):
+        number = line.partition(":")[0]
+        call = f": (85) call unknown#{POISON}"
+        if number.isdigit() and line == number + call and int(number) in poisoned:
+            lines[at] = f"{number}: <invalid CO-RE relocation>"
+            if at + 1 < len(lines) and lines[at + 1] == f"invalid func unknown#{POISON}":
+                lines[at + 1] = f"failed to resolve CO-RE relocation {poisoned[int(number)]}"
+    return "\n".join(lines) + "\n" if lines else log

@@ -159,9 +159,7 @@ def types_match(
             if len(local.params) != len(target.params):
                 return False
             for ours, theirs in zip(local.params, target.params, strict=True):
-                if not types_match(
-                    local_btf, ours.type, target_btf, theirs.type, behind_pointer, depth - 1
-                ):
+                if not types_match(local_btf, ours.type, target_btf, theirs.type, behind_pointer, depth - 1):
                     return False
         else:
             return False

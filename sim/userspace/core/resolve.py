@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What number goes into an instruction for a relocation, and what goes wrong (libbpf: bpf_core_calc_relo_insn).
+"""What number goes into an instruction for a relocation (libbpf: bpf_core_calc_relo_insn).
 
 The value is computed twice: for the object's own types, which is what the compiler must have left in the
 instruction, and for each type of the kernel that fits. All that fit must agree. Where none does, questions
@@ -125,9 +125,7 @@ def _outcome(spec: CoreSpec, target: CoreSpec | None) -> Resolution:
     if new is None:
         return Resolution(spec, target, old.number, 0, old.checked, poison=True)
     bad_size = old.size != new.size and target is not None and not _resizable(spec, old, target, new)
-    return Resolution(
-        spec, target, old.number, new.number, old.checked, False, old.size, new.size, bad_size
-    )
+    return Resolution(spec, target, old.number, new.number, old.checked, False, old.size, new.size, bad_size)
 
 
 def _absent(kind: CoreKind) -> _Value | None:
