@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check bench guests docs campaign clean
+.PHONY: run test check bench fast guests docs campaign clean
 
 run: $(STAMP)
 	@$(BIN)/bpfsim run
@@ -23,6 +23,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/bpfsim bench
+
+# The verifier compiled by mypyc, into build/; wants a C compiler. Sources that change fall back to Python.
+fast: $(STAMP)
+	@$(BIN)/python setup.py --quiet build_fast
 
 docs: $(STAMP)
 	@$(BIN)/bpfsim support --markdown > docs/support.md

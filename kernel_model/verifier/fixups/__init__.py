@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the verifier does to a program that it found safe, in Linux's order (see main.bpf_check)."""
+"""What is done to a checked program before it runs."""
+
+from ..compiled import adopt
+
+adopt(__name__, __path__)
