@@ -182,3 +182,37 @@ ENTRY(htab_of_map_lookup_elem)
 	mov rax, [rax]
 htab_of_map_lookup_elem_none:
 	RET
+
+# Maps that evict: a program's lookup marks the element as used.
+ENTRY(htab_lru_map_lookup_elem)
+	call __htab_map_lookup_elem
+	test rax, rax
+	jz htab_lru_map_lookup_elem_none
+	cmp byte ptr [rax + OFF_htab_elem_lru_node_ref], 0
+	jne htab_lru_map_lookup_elem_marked
+	mov byte ptr [rax + OFF_htab_elem_lru_node_ref], 1
+htab_lru_map_lookup_elem_marked:
+	mov ecx, [rdi + OFF_bpf_map_key_size]
+	add ecx, 7
+	and ecx, -8
+	lea rax, [rax + rcx + OFF_htab_elem_key]
+htab_lru_map_lookup_elem_none:
+	RET
+
+ENTRY(htab_lru_percpu_map_lookup_elem)
+	call htab_lru_map_lookup_elem
+	test rax, rax
+	jz htab_lru_map_lookup_elem_none
+	mov rax, [rax]
+	mov rcx, SYM_this_cpu_off
+	add rax, gs:[rcx]
+	RET
+
+# rdi map, rsi key, edx CPU: the address of that CPU's value, or 0.
+ENTRY(htab_lru_percpu_map_lookup_percpu_elem)
+	mov rax, SYM_nr_cpu_ids
+	cmp edx, [rax]
+	jae htab_percpu_map_lookup_percpu_elem_none
+	push rdx
+	call htab_lru_map_lookup_elem
+	jmp htab_percpu_map_lookup_percpu_elem_value

@@ -312,6 +312,7 @@ ENTRY(htab_percpu_map_lookup_percpu_elem)
 	jae htab_percpu_map_lookup_percpu_elem_none
 	push rdx
 	call htab_map_lookup_elem
+htab_percpu_map_lookup_percpu_elem_value:
 	pop rdx
 	test rax, rax
 	jz htab_percpu_map_lookup_percpu_elem_none

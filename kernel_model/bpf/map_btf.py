@@ -29,6 +29,8 @@ def map_check_btf(held: BpfMap, btf: Btf, key_id: int, value_id: int) -> None:
         key = _sized(btf, key_id, held.key_size, "key")
     elif held.map_type not in _ARRAYS:
         raise KernelError(errno.EINVAL, "this map type needs a key type")
+    if held.map_type == bpf_map_type.BPF_MAP_TYPE_LPM_TRIE and key.kind != Kind.STRUCT:
+        raise KernelError(errno.EINVAL, "a trie's key type is a struct")
     value = _sized(btf, value_id, held.value_size, "value")
     _refuse_special(btf, value, 0)
     if held.map_type in _ARRAYS:

@@ -173,6 +173,23 @@ struct htab_elem {
 	u64 key[0];
 };
 
+struct lpm_trie_node {
+	struct lpm_trie_node *child[2];
+	u32 prefixlen;
+	u32 flags;
+	u8 data[0];
+};
+
+struct lpm_trie {
+	struct bpf_map map;
+	struct lpm_trie_node *root;
+	struct bpf_mem_alloc ma;
+	u64 n_entries;
+	u64 max_prefixlen;
+	u64 data_size;
+	u32 lock;
+};
+
 struct bpf_queue_stack {
 	struct bpf_map map;
 	u32 lock;

@@ -73,6 +73,11 @@ MAP_OPS: Final[Mapping[str, Mapping[str, str]]] = {
         "map_lookup_elem": "htab_of_map_lookup_elem",
         "map_delete_elem": "htab_map_delete_elem",
     },
+    "trie_map_ops": {
+        "map_lookup_elem": "trie_lookup_elem",
+        "map_update_elem": "trie_update_elem",
+        "map_delete_elem": "trie_delete_elem",
+    },
     "queue_map_ops": {
         **_QUEUE_STACK,
         "map_pop_elem": "queue_map_pop_elem",

@@ -18,6 +18,8 @@ from .array import ArrayMap, PercpuArrayMap, PerfEventArrayMap, ProgArrayMap
 from .attr import CAP_BPF, CAP_NET_ADMIN, ROOT, TOKEN_FD, Creator, MapAttr, check_common, check_name, einval
 from .base import BpfMap
 from .hash import HtabMap, PercpuHtabMap
+from .lpm_trie import LpmTrie
+from .lru_hash import LruHtabMap, LruPercpuHtabMap
 from .map_in_map import ArrayOfMaps, HashOfMaps
 from .queue_stack import QueueMap, StackMap
 
@@ -52,9 +54,9 @@ MAP_TYPES: Final[dict[int, MapType]] = {
         _row(_T.BPF_MAP_TYPE_PERCPU_ARRAY, "4.6", PercpuArrayMap),
         _row(_T.BPF_MAP_TYPE_STACK_TRACE, "4.6", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_CGROUP_ARRAY, "4.8"),
-        _row(_T.BPF_MAP_TYPE_LRU_HASH, "4.10", None, CAP_BPF),
-        _row(_T.BPF_MAP_TYPE_LRU_PERCPU_HASH, "4.10", None, CAP_BPF),
-        _row(_T.BPF_MAP_TYPE_LPM_TRIE, "4.11", None, CAP_BPF),
+        _row(_T.BPF_MAP_TYPE_LRU_HASH, "4.10", LruHtabMap, CAP_BPF),
+        _row(_T.BPF_MAP_TYPE_LRU_PERCPU_HASH, "4.10", LruPercpuHtabMap, CAP_BPF),
+        _row(_T.BPF_MAP_TYPE_LPM_TRIE, "4.11", LpmTrie, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_ARRAY_OF_MAPS, "4.12", ArrayOfMaps),
         _row(_T.BPF_MAP_TYPE_HASH_OF_MAPS, "4.12", HashOfMaps),
         _row(_T.BPF_MAP_TYPE_DEVMAP, "4.14", None, CAP_NET_ADMIN),

@@ -55,6 +55,7 @@ OPS_NAME: Final[dict[int, str]] = {
     m.BPF_MAP_TYPE_PERCPU_HASH: "htab_percpu_map_ops",
     m.BPF_MAP_TYPE_LRU_HASH: "htab_lru_map_ops",
     m.BPF_MAP_TYPE_LRU_PERCPU_HASH: "htab_lru_percpu_map_ops",
+    m.BPF_MAP_TYPE_LPM_TRIE: "trie_map_ops",
     m.BPF_MAP_TYPE_QUEUE: "queue_map_ops",
     m.BPF_MAP_TYPE_STACK: "stack_map_ops",
 }

@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import struct
+from collections.abc import Iterator
 
 import pytest
 from emulated import World
@@ -159,7 +160,36 @@ CASES = [
     MapAttr(5, 8, 8, 8, 0x40),
     MapAttr(5, 3, 12, 8, 0x41),
     MapAttr(6, 4, 12, 5),
+    *(
+        MapAttr(kind, 4, 8, entries, flags | 0x40)
+        for kind in (9, 10)
+        for entries in (1, 9, 40)
+        for flags in (0, 2)
+    ),
+    MapAttr(11, 8, 4, 12, 1),
+    MapAttr(11, 5, 4, 6, 1),
+    MapAttr(11, 15, 9, 20, 1),
 ]
+
+
+def pin(world: World) -> None:
+    """Both kernels run on the same CPU: what a full map evicts depends on it."""
+    world.this_cpu = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {world.this_cpu})
+
+
+@pytest.fixture(autouse=True)
+def affinity() -> Iterator[None]:
+    """Undo what :func:`pin` did."""
+    before = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def trie_key(rng: random.Random, size: int) -> bytes:
+    """A prefix of few different bits, now and then one that is longer than the data."""
+    data = bytes(rng.choice([0, 1, 0x80, 0xFF]) for _ in range(size))
+    return rng.choice([*range(8 * size + 1), 8 * size + 1]).to_bytes(4, "little") + data
 
 
 @host_kernel
@@ -172,9 +202,12 @@ def test_operations(attr: MapAttr) -> None:
     host = HostMap(attr)
     world = World(host.cpus)
     made = create(world, attr)
+    pin(world)
     keys = [n.to_bytes(4, "little") for n in range(attr.max_entries + 2)]
-    if attr.map_type in (1, 5):
+    if attr.map_type in (1, 5, 9, 10):
         keys = [rng.randbytes(attr.key_size) for _ in range(attr.max_entries + 5)]
+    if attr.map_type == 11:
+        keys = [trie_key(rng, attr.key_size - 4) for _ in range(attr.max_entries * 3)]
     for _ in range(400):
         key, flags = rng.choice(keys), rng.choice([0, 0, 0, 0, 1, 2, 3, 4, 5, 8])
         action = rng.choice([LOOKUP, UPDATE, UPDATE, DELETE, NEXT_KEY, LOOKUP_AND_DELETE])
@@ -251,6 +284,8 @@ MEMORY = [
     *(MapAttr(5, key, value, 8, flags) for key in (4, 9) for value in (8, 13) for flags in (0, 1)),
     *(MapAttr(2, 4, value, 7, flags) for value in (5, 700) for flags in (0, 1 << 10)),
     MapAttr(6, 4, 12, 7),
+    MapAttr(11, 9, 5, 9, 1),
+    *(MapAttr(kind, 4, value, 9, flags) for kind in (9, 10) for value in (8, 13) for flags in (0, 2)),
     MapAttr(22, 0, 5, 9),
     MapAttr(23, 0, 8, 1),
 ]
