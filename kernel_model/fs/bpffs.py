@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from ..kernel import Kernel
 
 MOUNT = "/sys/fs/bpf"
+VMLINUX_BTF = "/sys/kernel/btf/vmlinux"
 OTHER_FILES = frozenset(
     (
         "/proc/kallsyms",
+        VMLINUX_BTF,
         "/sys/kernel/tracing/trace_pipe",
         "/sys/kernel/debug/tracing/trace_pipe",
         *(f"/proc/sys/{path}" for path in SYSCTLS),

@@ -7,8 +7,9 @@ import errno
 from typing import TYPE_CHECKING
 
 from ..bpf.map_object import MapObject
+from ..btf.vmlinux import kernel_btf
 from ..errors import KernelError, NotModelled
-from ..fs.bpffs import MOUNT
+from ..fs.bpffs import MOUNT, VMLINUX_BTF
 from ..net.socket import Socket
 from ..objects import File, KObject
 from ..sysctl import SYSCTLS
@@ -74,6 +75,9 @@ def open_path(kernel: Kernel, task: Task, path: str, flags: int) -> KObject:
     if path == "/proc/kallsyms":
         _allow(path, writes)
         return TextFile(_kallsyms(kernel, task))
+    if path == VMLINUX_BTF:
+        _allow(path, writes)
+        return TextFile(kernel_btf())
     number = path.removeprefix(FDINFO)
     if number != path and number.isdecimal() and int(number) in task.files:
         _allow(path, writes)

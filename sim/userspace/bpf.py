@@ -17,7 +17,9 @@ from kernel_model.errors import errno_name
 from kernel_model.isa.insn import Insn, encode
 from kernel_model.uapi.bpf_attr import INFO_RECORDS, NR_BPF, Values, command, pack
 
-NR_CLOSE = 3
+NR_READ, NR_CLOSE, NR_OPENAT = 0, 3, 257
+AT_FDCWD = -100
+_READ_SIZE = 1 << 20
 
 BPF_ANY, BPF_NOEXIST, BPF_EXIST, BPF_F_LOCK = 0, 1, 2, 4
 
@@ -134,11 +136,28 @@ class Bpf:
             raise SyscallError(-result, f"bpf(BPF_{row.name})")
         return result, row.record.unpack(self.process.read(addr, len(data)))
 
+    def read_file(self, path: str) -> bytes:
+        """The whole content of a file, through the process's system calls. SyscallError."""
+        self._arena.reset()
+        fd = self._checked(f"open({path})", NR_OPENAT, AT_FDCWD, self._arena.put(path.encode() + b"\0"), 0)
+        parts = []
+        try:
+            buffer = self._arena.take(_READ_SIZE)
+            while size := self._checked(f"read({path})", NR_READ, fd, buffer, _READ_SIZE):
+                parts.append(self.process.read(buffer, size))
+        finally:
+            self.close(fd)
+        return b"".join(parts)
+
     def close(self, fd: int) -> None:
         """close(2)."""
-        result = self.process.syscall(NR_CLOSE, fd)
+        self._checked("close", NR_CLOSE, fd)
+
+    def _checked(self, call: str, number: int, *args: int) -> int:
+        result = self.process.syscall(number, *args)
         if result < 0:
-            raise SyscallError(-result, "close")
+            raise SyscallError(-result, call)
+        return result
 
     # Maps
 

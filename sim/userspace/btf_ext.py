@@ -79,34 +79,6 @@ class BtfExt:
         return out
 
 
-CORE_KINDS = (
-    "byte_off",
-    "byte_sz",
-    "field_exists",
-    "signed",
-    "lshift_u64",
-    "rshift_u64",
-    "local_type_id",
-    "target_type_id",
-    "type_exists",
-    "type_size",
-    "enumval_exists",
-    "enumval_value",
-    "type_matches",
-)
-"""libbpf's words for enum bpf_core_relo_kind."""
-
-
-def describe_core(relo: CoreRelo, btf: Btf) -> str:
-    """A relocation in a few words: ``byte_off of task_struct (0:3:1)``."""
-    kind = CORE_KINDS[relo.kind] if relo.kind < len(CORE_KINDS) else f"kind {relo.kind}"
-    try:
-        name = btf.type(relo.type_id).name
-    except BtfError:
-        name = f"type {relo.type_id}"
-    return f"{kind} of {name or 'an anonymous type'} ({relo.access})"
-
-
 def parse_btf_ext(data: bytes, btf: Btf, fail: Callable[[str, int | None, str], ElfError]) -> BtfExt:
     """Read the section; ``fail(section, offset, cause)`` makes the error that is raised."""
     if len(data) < 24:

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from errno import ENOSPC
 
-from kernel_model.btf.parse import Btf
+from kernel_model.btf.parse import Btf, BtfError
 from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_map_type as T
 from kernel_model.uapi.enums import bpf_prog_type
 
 from .bpf import Bpf, Process, SyscallError, VerifierError
-from .btf_ext import describe_core
 from .core import CoreError, Resolver
 from .core.patch import POISON, patch
 from .mapdefs import LIBBPF_PIN_BY_NAME, MAP_IN_MAP, MapSpec
@@ -25,6 +24,7 @@ from .object import ObjectError, ObjectSpec, ProgSpec
 from .sections import Sec
 
 PAGE_SIZE = 4096
+VMLINUX_BTF = "/sys/kernel/btf/vmlinux"
 MAX_LOG_SIZE = 64 << 20
 
 _NO_BTF = frozenset(
@@ -156,20 +156,24 @@ def load(
     ``programs`` limits what is loaded (default: all but those with ``?``); ``prog_type`` is for programs
     whose section says nothing; ``initial`` replaces the initial bytes of global-data maps, ``max_entries``
     the sizes of maps, by name; ``cpus`` is the number of possible CPUs (the size of perf event arrays that
-    give none); ``kernel_btf`` are the types that CO-RE relocations are resolved against. Raises LoadError
+    give none); ``kernel_btf`` are the types that CO-RE relocations are resolved against (default: those that
+    the kernel shows in /sys/kernel/btf/vmlinux). Raises LoadError
     when a system call fails, ObjectError when the object lacks something, and UnsupportedObject for what is
     not done yet; fds opened so far are closed then.
     """
     wanted = _choose(spec, programs, prog_type)
     for prog in wanted:
-        _check(spec, prog, kernel_btf)
+        _check(spec, prog)
     if spec.struct_ops:
         feature = "struct_ops maps"
         raise UnsupportedObject(spec.path, spec.struct_ops[0], None, f"{feature} are not supported", feature)
+    bpf = Bpf(process)
     core = None
-    if kernel_btf is not None and spec.btf_types is not None:
+    if spec.btf_types is not None and any(prog.core for prog in wanted):
+        if kernel_btf is None:
+            kernel_btf = _kernel_btf(bpf, spec.path)
         core = Resolver(spec.btf_types, kernel_btf)
-    loader = _Loader(Bpf(process), spec, initial or {}, max_entries or {}, log_level, pin_root, cpus, core)
+    loader = _Loader(bpf, spec, initial or {}, max_entries or {}, log_level, pin_root, cpus, core)
     try:
         loader.run(wanted)
     except BaseException:
@@ -197,16 +201,22 @@ def _choose(spec: ObjectSpec, names: list[str] | None, prog_type: bpf_prog_type 
     return out
 
 
-def _check(spec: ObjectSpec, prog: ProgSpec, kernel_btf: Btf | None) -> None:
+def _kernel_btf(bpf: Bpf, path: str) -> Btf:
+    """The types that the process's kernel shows of itself."""
+    try:
+        return Btf(bpf.read_file(VMLINUX_BTF))
+    except SyscallError as error:
+        raise LoadError(path, "CO-RE relocations", error.errno or 0, error.call) from None
+    except BtfError as error:
+        raise ObjectError(VMLINUX_BTF, "", error.offset, error.reason) from None
+
+
+def _check(spec: ObjectSpec, prog: ProgSpec) -> None:
     """Raise UnsupportedObject when the program needs what of the kernel's BTF and symbols is not there."""
 
     def unsupported(cause: str, feature: str, offset: int | None = None) -> UnsupportedObject:
         return UnsupportedObject(spec.path, prog.section, offset, f"prog '{prog.name}': {cause}", feature)
 
-    if prog.core and kernel_btf is None:
-        relo = prog.core[0]
-        text = describe_core(relo, spec.btf_types) if spec.btf_types is not None else str(relo)
-        raise unsupported(f"CO-RE relocation {text} needs the kernel's BTF", "CO-RE", relo.insn * 8)
     if prog.externs:
         extern = prog.externs[0]
         kind = "kernel function" if extern.is_call else "extern variable"

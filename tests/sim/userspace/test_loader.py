@@ -226,14 +226,18 @@ def test_sections_that_say_nothing_need_a_type(spec: ObjectSpec) -> None:
     assert of(process, "PROG_LOAD")[0].attr["prog_type"] == bpf_prog_type.BPF_PROG_TYPE_XDP
 
 
+def test_core_relocations_that_cannot_be_done_are_named(spec: ObjectSpec) -> None:
+    prog = spec.programs["xdp_forward"]
+    core = replace(prog, core=(CoreRelo(3, spec.maps["flows"].key_type, "0:99", 0),))
+    with pytest.raises(ObjectError, match=r"prog 'xdp_forward': CO-RE relocation: .*member 99") as caught:
+        load(FakeProcess(), replace(spec, programs={"xdp_forward": core}), kernel_btf=spec.btf_types)
+    assert caught.value.offset == 24
+
+
 def test_what_is_not_supported_is_named(spec: ObjectSpec) -> None:
     assert spec.btf_types is not None
     prog = spec.programs["xdp_forward"]
-    core = replace(prog, core=(CoreRelo(3, spec.maps["flows"].key_type, "0:1", 0),))
     process = FakeProcess()
-    with pytest.raises(UnsupportedObject, match=r"CO-RE relocation byte_off of flow \(0:1\)") as caught:
-        load(process, replace(spec, programs={"xdp_forward": core}))
-    assert (caught.value.offset, caught.value.feature) == (24, "CO-RE")
     extern = replace(prog, externs=(ExternRef(1, "bpf_cast", True, False),))
     with pytest.raises(UnsupportedObject, match="kernel function 'bpf_cast'"):
         load(process, replace(spec, programs={"xdp_forward": extern}))
