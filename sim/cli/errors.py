@@ -41,6 +41,8 @@ _STATUS = {
     "InputError": Status.BAD_INPUT,
     "ElfError": Status.BAD_INPUT,
     "PcapError": Status.BAD_INPUT,
+    "TraceFileError": Status.BAD_INPUT,
+    "TraceMismatch": Status.BAD_INPUT,
     "MissingExtra": Status.BAD_INPUT,
     "OSError": Status.BAD_INPUT,
 }

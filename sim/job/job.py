@@ -127,49 +127,37 @@ def run_job(job: Job, progress: Progress | None = None) -> Report:
     """Do it. Raises what the loader raises, NotModelled for what the machine cannot do, and
     SyscallError when attaching fails.
     """
-    with _prepared(job, progress or _silent) as run:
+    with prepared(job, progress or _silent) as run:
         return run.run()
-
-
-def trace_frame(job: Job, number: int) -> tuple[dict[str, Recording], dict[str, EngineResult]]:
-    """Feed the job's frames up to ``number`` (from 0) and record what the program does with that one.
-
-    What each engine did, and its recording, by the engine's name. IndexError when there is no
-    such frame.
-    """
-    with _prepared(job, _silent) as run:
-        return run.trace_frame(number)
 
 
 def _silent(what: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-_RECORDERS: dict[str, type[JitRecorder | InterpreterRecorder]] = {
+RECORDERS: dict[str, type[JitRecorder | InterpreterRecorder]] = {
     JIT: JitRecorder,
     INTERPRETER: InterpreterRecorder,
 }
 
 
-def _ignore(count: int) -> None:
-    """Progress inside a pass that nobody watches."""
-
-
 @contextmanager
-def _prepared(job: Job, progress: Progress) -> Iterator[_Run]:
+def prepared(job: Job, progress: Progress = _silent) -> Iterator[PreparedRun]:
     """A booted machine with the job's program attached."""
     with Machine.boot(seed=job.seed, cpus=job.cpus) as machine:
         process = machine.process(comm="bpfsim")
         with witnessed(process, job.object.path) as witness:
-            yield _Run(machine, process, witness, job, progress)
+            yield PreparedRun(machine, process, witness, job, progress)
 
 
-def _fits(frame: Frame) -> bool:
+def fits(frame: Frame) -> bool:
     """Whether the card takes the frame."""
     return MIN_FRAME <= len(frame.data) <= MAX_FRAME
 
 
-class _Run:
+class PreparedRun:
+    """The job's machine, with its program attached and no frame fed."""
+
     def __init__(
         self, machine: Machine, process: Process, witness: Witness, job: Job, progress: Progress
     ) -> None:
@@ -189,8 +177,8 @@ class _Run:
         bpf = self.loaded.bpf
         for fill in job.fills:
             self._fill(bpf, fill)
-        self.hook.attach(self._bpf(), self.prog_fd)
-        frames = tuple(filter(_fits, job.frames))
+        self.hook.attach(self.system_calls(), self.prog_fd)
+        frames = tuple(filter(fits, job.frames))
         self.report = Report(
             job,
             spec,
@@ -214,7 +202,7 @@ class _Run:
                 raise ObjectError(self.job.object.path, "", None, cause)
         bpf.map_update(target.fd, fill.key, fill.value)
 
-    def _bpf(self) -> Bpf:
+    def system_calls(self) -> Bpf:
         """System calls for one pass: memory that was handed out before the restore is gone."""
         return Bpf(self.witness)
 
@@ -229,34 +217,6 @@ class _Run:
         if len(job.engines) == 2 and wanted:
             self._trace(start, report.frames[:wanted])
         return report
-
-    def trace_frame(self, number: int) -> tuple[dict[str, Recording], dict[str, EngineResult]]:
-        """See the function of this name."""
-        frames = self.job.frames
-        if not 0 <= number < len(frames):
-            raise IndexError(f"no packet {number}: there are {len(frames)}")
-        if not _fits(frames[number]):
-            raise IndexError(
-                f"packet {number} has {len(frames[number].data)} bytes, which the card does not take"
-            )
-        before = tuple(filter(_fits, frames[:number]))
-        start = self.machine.snapshot()
-        recordings: dict[str, Recording] = {}
-        results: dict[str, EngineResult] = {}
-        for engine in self.job.engines:
-            self._start(start, engine)
-            bpf = self._bpf()
-            results[engine] = EngineResult(engine)
-            recordings[engine] = Recording(limit=TRACE_STEPS)
-            try:
-                if before:
-                    self._feed(bpf, before, _ignore)
-                one = (frames[number],)
-                with suppress(TraceFull), _RECORDERS[engine](self.machine, recordings[engine]):
-                    results[engine].outcomes = self._feed(bpf, one, _ignore)
-            except FAULTS as fault:
-                results[engine].fault = fault
-        return recordings, results
 
     def _start(self, start: Snapshot, engine: str) -> None:
         self.machine.restore(start)
@@ -284,7 +244,7 @@ class _Run:
         """One engine over all frames, from the frozen start."""
         machine = self.machine
         self._start(start, engine)
-        bpf = self._bpf()
+        bpf = self.system_calls()
         result = EngineResult(engine)
         what = f"{engine}, watched" if recording is not None else engine
         done = 0
@@ -296,11 +256,11 @@ class _Run:
 
         try:
             if recording is None:
-                result.outcomes = self._feed(bpf, frames, advance)
+                result.outcomes = self.feed(bpf, frames, advance)
             else:
                 # One by one: a watched run is slow, and the watchdog looks at each stay in the CPU.
-                with suppress(TraceFull), _RECORDERS[engine](machine, recording):
-                    result.outcomes = self._feed(bpf, frames, advance, burst=1)
+                with suppress(TraceFull), RECORDERS[engine](machine, recording):
+                    result.outcomes = self.feed(bpf, frames, advance, burst=1)
         except FAULTS as fault:
             result.fault = fault
         result.maps = dump_all(bpf, self.loaded.maps, self.job.object.btf_types, self.job.cpus)
@@ -311,7 +271,7 @@ class _Run:
             result.packets_per_second = self._rate(bpf, frames)
         return result
 
-    def _feed(
+    def feed(
         self, bpf: Bpf, frames: tuple[Frame, ...], advance: Callable[[int], None], burst: int = BURST
     ) -> list[FrameOutcome]:
         """The frames through the hook; ``bpf`` belongs to the current pass."""

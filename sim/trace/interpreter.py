@@ -47,7 +47,9 @@ class InterpreterRecorder:
     def _observe(self, program: Program, slot: int, regs: Regs) -> None:
         fp = self._runtime.fp
         if not self._under_way or self._under_way[-1][0] != fp:
-            self._under_way.append((fp, self._recording.begin(), {}))
+            self._under_way.append(
+                (fp, self._recording.begin(self._machine.cpu.this_cpu, self._machine.clock.now()), {})
+            )
         _, execution, last = self._under_way[-1]
         where = Where(self._ids[program], slot)
         silent = slot in self._recording.programs[where.prog].silent

@@ -166,7 +166,7 @@ class JitRecorder:
         elif self._execution is not None:
             self._give_up(None)
         self._frames = [self._new_frame()]
-        self._execution = self._recording.begin()
+        self._execution = self._recording.begin(self._machine.cpu.this_cpu, self._machine.clock.now())
 
     def _land(self) -> None:
         frame = self._frames[-1]

@@ -9,6 +9,7 @@ R1 and R10 at the start of a tail-called program. Nothing else is masked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kernel_model.isa import opcodes as op
@@ -37,7 +38,7 @@ class _Frame:
 class Liveness:
     """Follows one execution. Call :meth:`after` once for each step, in order."""
 
-    def __init__(self, programs: dict[int, ProgText]) -> None:
+    def __init__(self, programs: Mapping[int, ProgText]) -> None:
         self._programs = programs
         self._frames: list[_Frame] = []
         self._returned = 0

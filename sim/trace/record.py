@@ -22,6 +22,7 @@ Which registers mean anything after a step is the business of :mod:`sim.trace.li
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -33,12 +34,15 @@ from kernel_model.isa.insn import Insn
 from kernel_model.isa.native import Subprog
 from kernel_model.kernel import Kernel
 
+from .arity import arity
 from .memory import Effect
 
 REGISTERS = tuple(f"r{number}" for number in range(11))
 WIDTH = len(REGISTERS)
 Regs = tuple[int, ...]
 """R0 to R10, unsigned 64-bit."""
+_LINE_SHIFT = 10
+"""Where the line begins in bpf_line_info's line_col (BPF_LINE_INFO_LINE_NUM)."""
 
 
 class Where(NamedTuple):
@@ -64,12 +68,22 @@ class NativeText:
     offs: tuple[int, ...]
 
 
+class SourceLine(NamedTuple):
+    """A line of C: the first slot that was made from it, the file's path, the number, the text."""
+
+    slot: int
+    file: str
+    number: int
+    text: str
+
+
 @dataclass(frozen=True)
 class ProgText:
     """A loaded program, as far as traces and their texts need it; plain data.
 
-    ``silent`` are the slots without machine code, ``calls`` the names of called kernel functions by slot,
-    ``functions`` the machine code of each subprogram (none when the program was not compiled).
+    ``silent`` are the slots without machine code, ``calls`` the names of called kernel functions by slot and
+    ``arities`` how many arguments they take where that is known, ``functions`` the machine code of each
+    subprogram (none when the program was not compiled), ``lines`` the source in the order of slots.
     """
 
     id: int
@@ -79,6 +93,8 @@ class ProgText:
     silent: frozenset[int]
     calls: Mapping[int, str]
     functions: tuple[NativeText, ...] = ()
+    arities: Mapping[int, int] = field(default_factory=dict)
+    lines: tuple[SourceLine, ...] = ()
 
     @classmethod
     def of(cls, kernel: Kernel, prog: BpfProg) -> ProgText:
@@ -95,12 +111,30 @@ class ProgText:
         }
         insns = prog.verified.insns
         base = kernel.text.symbol("__bpf_call_base")
-        calls = {}
+        calls, arities = {}, {}
         for slot, insn in enumerate(insns):
             if insn.code == op.CALL and insn.src != op.BPF_PSEUDO_CALL:
                 found = kernel.text.lookup(base + insn.imm)
                 calls[slot] = found[0] if found else f"{base + insn.imm:#x}"
-        return cls(prog.id, prog.name, insns, prog.verified.subprogs, frozenset(silent), calls, functions)
+                known = arity(calls[slot])
+                if known is not None:
+                    arities[slot] = known
+        return cls(
+            prog.id,
+            prog.name,
+            insns,
+            prog.verified.subprogs,
+            frozenset(silent),
+            calls,
+            functions,
+            arities,
+            _source_lines(prog),
+        )
+
+    def source(self, slot: int) -> SourceLine | None:
+        """The line of C that an instruction was made from; None when that is not known."""
+        at = bisect_right(self.lines, slot, key=lambda line: line.slot)
+        return self.lines[at - 1] if at else None
 
     def line(self, slot: int) -> str:
         """The instruction as text, as in the verifier's log."""
@@ -123,6 +157,19 @@ class ProgText:
         return next(n for n, subprog in enumerate(self.subprogs) if subprog.start <= slot < subprog.end)
 
 
+def _source_lines(prog: BpfProg) -> tuple[SourceLine, ...]:
+    """line_info in words, one entry where another line begins."""
+    if prog.btf is None:
+        return ()
+    btf = prog.btf.parsed()
+    lines: list[SourceLine] = []
+    for info in prog.verified.line_info:
+        file, number = btf.string(info.file_name_off), info.line_col >> _LINE_SHIFT
+        if not lines or (lines[-1].file, lines[-1].number) != (file, number):
+            lines.append(SourceLine(info.insn_off, file, number, btf.string(info.line_off)))
+    return tuple(lines)
+
+
 class TraceFull(Exception):
     """A recording has all the steps that it may hold; the run that made them is stopped."""
 
@@ -134,7 +181,9 @@ class Execution:
     ``under_way`` is the instruction that was begun and not completed then. ``cut``: the recording was full,
     so that nothing is known about the rest. ``places`` holds ``prog << 32 | slot`` of each step, ``values``
     its registers, ``effects`` by step what stores did to memory, ``broken`` by step how the machine code
-    left its caller's registers or stack other than it found them.
+    left its caller's registers or stack other than it found them. ``cpu`` and ``clock`` (simulated
+    nanoseconds) tell where and when it began, ``began`` behind how many steps of its recording: a program
+    that a helper runs begins among the steps of its caller.
     """
 
     places: array[int] = field(default_factory=lambda: array("Q"))
@@ -145,6 +194,9 @@ class Execution:
     under_way: Where | None = None
     effects: dict[int, Effect] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
+    cpu: int = 0
+    clock: int = 0
+    began: int = 0
 
     def add(self, where: Where, regs: Regs, effect: Effect | None = None) -> None:
         """Append a step."""
@@ -178,9 +230,9 @@ class Recording:
     steps: int = 0
     """How many steps all executions have."""
 
-    def begin(self) -> Execution:
+    def begin(self, cpu: int = 0, clock: int = 0) -> Execution:
         """A new execution."""
-        self.executions.append(Execution())
+        self.executions.append(Execution(cpu=cpu, clock=clock, began=self.steps))
         return self.executions[-1]
 
     def add(self, execution: Execution, where: Where, regs: Regs, effect: Effect | None = None) -> None:

@@ -8,6 +8,9 @@ from .record import REGISTERS, Recording, Step, Where
 from .x86 import MissingExtra, disassemble
 
 _AROUND = 3
+_GOES_ON = " goes on at"
+_COLUMN = 18
+"""Characters of a 64-bit number."""
 
 
 def summary(comparison: Comparison) -> str:
@@ -19,22 +22,32 @@ def summary(comparison: Comparison) -> str:
     return f"{comparison.steps} instructions agree, then run {found.execution} parts at step {found.step}"
 
 
-def explain(difference: Difference, interpreter: Recording, jit: Recording) -> list[str]:
-    """The difference in lines: what happened, both register sets, BPF and x86 text around."""
+def explain(
+    difference: Difference,
+    interpreter: Recording,
+    jit: Recording,
+    names: tuple[str, str] = ("interpreter", "jit"),
+) -> list[str]:
+    """The difference in lines: what happened, both register sets, BPF and x86 text around.
+
+    ``names`` are those of the two sides.
+    """
+    left, right = names
+    width = max(map(len, names)) + len(_GOES_ON)
     where = difference.where
     lines = [f"{difference.kind.value}"]
     if where is not None:
         prog = jit.programs[where.prog]
         lines[0] += f": program {prog.name} (id {prog.id}), instruction {prog.line(where.slot)}"
     if difference.kind is Kind.COUNT:
-        lines.append(f"  interpreter ran {len(interpreter.executions)}, jit {len(jit.executions)}")
+        lines.append(f"  {left} ran {len(interpreter.executions)}, {right} {len(jit.executions)}")
     if difference.reason:
         lines.append(f"  reason: {difference.reason}")
     if difference.kind is Kind.REGISTERS:
-        lines += _registers(difference)
+        lines += _registers(difference, names)
     elif difference.kind in (Kind.PATH, Kind.END):
-        lines.append(f"  interpreter goes on at {_place(interpreter, difference.interpreter)}")
-        lines.append(f"  jit goes on at         {_place(jit, difference.jit)}")
+        lines.append(f"  {left + _GOES_ON:<{width}} {_place(interpreter, difference.interpreter)}")
+        lines.append(f"  {right + _GOES_ON:<{width}} {_place(jit, difference.jit)}")
     if where is not None:
         lines += ["BPF:", *bpf_around(jit, where), "x86:", *x86_around(jit, where)]
     return lines
@@ -46,10 +59,11 @@ def _place(recording: Recording, step: Step | None) -> str:
     return f"{recording.programs[step.where.prog].name} {recording.line(step.where)}"
 
 
-def _registers(difference: Difference) -> list[str]:
+def _registers(difference: Difference, names: tuple[str, str]) -> list[str]:
     left, right = difference.interpreter, difference.jit
     assert left is not None and right is not None
-    lines = [f"  {'':4} {'interpreter':>18}   {'jit':>18}"]
+    heads = [name if len(name) <= _COLUMN else f"...{name[3 - _COLUMN :]}" for name in names]
+    lines = [f"  {'':4} {heads[0]:>{_COLUMN}}   {heads[1]:>{_COLUMN}}"]
     for name, here, there in zip(REGISTERS, left.regs, right.regs, strict=True):
         mark = "  <-- differs" if name in difference.registers else ""
         lines.append(f"  {name:4} {here:#018x}   {there:#018x}{mark}")

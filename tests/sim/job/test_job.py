@@ -14,7 +14,7 @@ from kernel_model.isa.insn import encode
 from kernel_model.uapi.enums import bpf_map_type
 from sim import Machine
 from sim.job import Job, job, run_job
-from sim.job.job import trace_frame
+from sim.job.record import trace_frames
 from sim.job.witness import witnessed
 from sim.userspace.bpf import Bpf, SyscallError
 from sim.userspace.object import ObjectSpec, parse_object
@@ -37,7 +37,7 @@ def test_frames_that_no_card_takes_are_skipped() -> None:
     assert report.agree
     assert [len(outcome.data) for outcome in report.results[0].outcomes] == [14, 3392]
     with pytest.raises(IndexError, match="packet 3 has 3393 bytes"):
-        trace_frame(Job(xdp("r0 = 1\nexit"), frames), 3)
+        trace_frames(Job(xdp("r0 = 1\nexit"), frames), "jit", range(3, 4))
 
 
 def test_no_frames_at_all() -> None:
