@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from sim.trace.file import Packet, TraceHead
     from sim.trace.select import Selection
 
+_NO_END = 1 << 62
 _RECORDED_LIMIT = 10_000_000
-_LIVE = ("engine", "input_path", "packet", "packets", "prog_type", "fills", "seed", "output", "limit")
+_LIVE = ("engine", "input_path", "prog_type", "fills", "seed", "output", "limit")
 """Parameters that say what to run."""
 _SHOWING = ("slots", "lines", "registers", "calls", "effects", "source")
 """Parameters that say what to show."""
-_OTHERS = ("object_path", "prog", "perfetto")
+_OTHERS = ("object_path", "packet", "packets", "prog", "perfetto")
 
 
 @click.command
@@ -97,10 +98,12 @@ def trace(
         from sim.trace.file import TraceReader
 
         with TraceReader(recorded) as reader:
+            found = reader.packets()
+            if packet is not None or packets is not None:
+                found = _some(recorded, found, packet_numbers(packet, packets, _NO_END))
             if perfetto:
-                return _export(perfetto, reader.head, reader.programs, reader.packets(), as_json)
-            view = View(reader.programs, selection, source, bool(verbose))
-            return _show(reader.head, view, reader.packets(), as_json)
+                return _export(perfetto, reader.head, reader.programs, found, as_json)
+            return _show(reader.head, View(reader.programs, selection, source, bool(verbose)), found, as_json)
     job = make_job(object_path, input_path, prog, prog_type, fills, seed, (engine,))
     numbers = packet_numbers(packet, packets, len(job.frames))
     if engine == "both":
@@ -124,6 +127,17 @@ def _is_recorded(path: str) -> bool:
     from sim.trace.file import is_trace
 
     return is_trace(path)
+
+
+def _some(path: str, packets: Iterator[Packet], numbers: range) -> Iterator[Packet]:
+    """The packets of a file that have one of these numbers; InputError when there is none."""
+    some = False
+    for packet in packets:
+        if packet.number in numbers:
+            some = True
+            yield packet
+    if not some:
+        raise InputError(f"{path}: none of these packets is in it")
 
 
 def _refuse(ctx: click.Context, names: tuple[str, ...], why: str) -> None:

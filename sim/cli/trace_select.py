@@ -72,7 +72,7 @@ def selection_of(
 
 
 def packet_numbers(packet: int | None, packets: str | None, count: int) -> range:
-    """The frames that ``--packet`` or ``--packets`` name, of ``count``; InputError for both, or another form."""
+    """The frames that ``--packet`` or ``--packets`` name, of ``count``; InputError for what is neither."""
     from sim.trace.select import Span
 
     if packets is None:

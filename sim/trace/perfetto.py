@@ -22,6 +22,8 @@ from .rows import Row, rows
 Event = dict[str, Any]
 _PID = 1
 _STACK_BYTES = 512
+_NO_CPU = 0
+"""The thread of packets for which nothing ran."""
 _MOST_NESTED = 8
 """Programs run by helpers of programs run by helpers; what goes deeper is shown one after the other."""
 
@@ -47,7 +49,7 @@ def events(head: TraceHead, programs: Mapping[int, ProgText], packets: Iterable[
     threads: set[int] = set()
     verdicts: Counter[str] = Counter()
     for packet in packets:
-        for cpu in sorted({each.cpu for each in packet.executions} - threads):
+        for cpu in sorted(({each.cpu for each in packet.executions} or {_NO_CPU}) - threads):
             threads.add(cpu)
             yield _meta("thread_name", cpu, f"CPU {cpu}")
         verdicts[packet.verdict or "fault"] += 1
@@ -104,7 +106,7 @@ class _Timeline:
         args: dict[str, object] = {"bytes": packet.length, "clock_ns": packet.clock}
         if packet.fault:
             args["fault"] = packet.fault
-        cpu = packet.executions[0].cpu if packet.executions else 0
+        cpu = packet.executions[0].cpu if packet.executions else _NO_CPU
         yield _slice(name, "packet", cpu, start, max(self.now, start + 1), args)
         self.now = max(self.now, start + 1)
 

@@ -24,10 +24,10 @@ class Span(NamedTuple):
         if not dots:
             high = low
             if not low:
-                raise ValueError(text)
+                raise ValueError(f"'{text}' names no numbers")
         numbers = [int(part) for part in (low or "0", high or str(_NO_END)) if part.isdecimal()]
         if len(numbers) != 2 or numbers[0] > numbers[1]:
-            raise ValueError(text)
+            raise ValueError(f"'{text}' names no numbers")
         return cls(*numbers)
 
     def __contains__(self, number: object) -> bool:

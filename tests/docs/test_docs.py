@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -19,32 +20,40 @@ _LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _NOT_RUN = ("make test", "make check", "make campaign", "make guests", "make bench", "python -m pytest")
 
 
-def commands() -> list[tuple[str, str]]:
+def blocks() -> list[tuple[str, list[str]]]:
+    """The commands of each block, with the page's name; those of one may use files of those before it."""
     found = []
     for page in PAGES:
         for block in _BLOCK.findall(page.read_text()):
-            found += [(page.name, line[2:]) for line in block.splitlines() if line.startswith("$ ")]
+            commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
+            found.append((page.name, commands))
     return found
 
 
-def run(command: str) -> subprocess.CompletedProcess[str]:
-    """Run a line of the docs with this interpreter's bpfsim."""
+def run(command: str, directory: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a line of the docs with this interpreter's bpfsim; files that it writes stay in ``directory``."""
     words = shlex.split(command)
     if words[:2] == ["make", "run"]:
         words = ["bpfsim", "run"]
     if words[0] == "bpfsim":
         words[:1] = [sys.executable, "-m", "sim.cli.main"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(words, cwd=directory, env=env, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("page", "command"), commands())
-def test_command_runs(page: str, command: str) -> None:
-    if command.startswith(_NOT_RUN):
-        target = command.split()[1]
-        assert command.startswith("python") or f"\n{target}:" in (ROOT / "Makefile").read_text()
-        return
-    result = run(command)
-    assert result.returncode == 0, f"{page}: {command}\n{result.stdout}\n{result.stderr}"
+@pytest.mark.parametrize(
+    ("page", "commands"), blocks(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_commands_run(page: str, commands: list[str], tmp_path: Path) -> None:
+    for entry in ROOT.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    for command in commands:
+        if command.startswith(_NOT_RUN):
+            target = command.split()[1]
+            assert command.startswith("python") or f"\n{target}:" in (ROOT / "Makefile").read_text()
+            continue
+        result = run(command, tmp_path)
+        assert result.returncode == 0, f"{page}: {command}\n{result.stdout}\n{result.stderr}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
