@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..functions import leaving
@@ -25,6 +26,10 @@ _HELPER_STACK = 2048
 registers); helpers that the program calls use the kernel stack below."""
 
 
+AroundCall = Callable[[int, tuple[int, ...], Callable[[], int]], int]
+"""Given a kernel function's address, R1-R5, and what makes the call; answers R0."""
+
+
 class Runtime:
     """Interpreters bound to one kernel's ports. Not part of the kernel's state: rebuilt after a restore."""
 
@@ -34,10 +39,16 @@ class Runtime:
         self.fp = 0
         """R10 of the main function of the run under way (the innermost one): what tells runs apart."""
         self.observer: Observer | None = None
+        self.around_call: AroundCall | None = None
+        """Makes every call of kernel text in the interpreter's stead, to look at what it does."""
         self._interpreter = Interpreter(kernel.memory, self._call, self._tail_call, self._this_cpu_off)
 
     def _call(self, addr: int, r1: int, r2: int, r3: int, r4: int, r5: int) -> int:
-        return self._kernel.cpu.call(addr, r1, r2, r3, r4, r5, stack=self._stack)
+        call, stack = self._kernel.cpu.call, self._stack
+        if self.around_call is not None:
+            args = (r1, r2, r3, r4, r5)
+            return self.around_call(addr, args, lambda: call(addr, *args, stack=stack))
+        return call(addr, r1, r2, r3, r4, r5, stack=stack)
 
     def _this_cpu_off(self) -> int:
         return self._kernel.alloc.per_cpu_offset(self._kernel.cpu.this_cpu)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -30,10 +30,12 @@ from sim.trace import Comparison, InterpreterRecorder, JitRecorder, Recording, T
 from sim.trace.report import explain
 from sim.userspace.bpf import Bpf, VerifierError
 
+from .cage import Crash
 from .generator import load_imm64
-from .program import ARRAY, DATA_MAPS, HASH, MAPS, PACKET, PROG_ARRAY, Kind, Program
+from .program import ARRAY, DATA_MAPS, HASH, MAPS, PACKET, PROG_ARRAY, VALUE_SIZE, Kind, Program
+from .real_cpu import NotRunnable, RealCpu, same
 
-INTERPRETER, JIT = "interpreter", "jit"
+INTERPRETER, JIT, REAL = "interpreter", "jit", "real CPU"
 ENGINES = (INTERPRETER, JIT)
 TRACE_STEPS = 20_000
 WATCHDOG = 2.0
@@ -71,6 +73,8 @@ class Result:
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     refused: Refused | None = None
+    not_run: str = ""
+    """Why the real CPU did not run it, "" when it did or was not asked to."""
 
     @property
     def differences(self) -> list[str]:
@@ -85,9 +89,15 @@ class Result:
                 out.append(f"{name}: {outcome.fault}")
         if out or len(self.outcomes) < 2:
             return out
-        (left, one), (right, two) = self.outcomes.items()
-        if one == two:
-            return []
+        first, *others = self.outcomes.items()
+        return [line for other in others for line in _between(first, other)]
+
+
+def _between(first: tuple[str, Outcome], second: tuple[str, Outcome]) -> list[str]:
+    """What two engines do not agree on, in words."""
+    (left, one), (right, two) = first, second
+    out: list[str] = []
+    if one != two:
         if one.r0 != two.r0:
             out.append(f"R0: {left} {one.r0:#x}, {right} {two.r0:#x}")
         for what, here, there in (
@@ -99,7 +109,7 @@ class Result:
         for spec, mine, its in zip((MAPS[index] for index in DATA_MAPS), one.maps, two.maps, strict=True):
             if mine != its:
                 out.append(f"map {spec.name}: {_entries(left, mine, right, its)}")
-        return out
+    return out
 
 
 def _first_byte(left: str, here: bytes, right: str, there: bytes) -> str:
@@ -122,8 +132,10 @@ def _entries(
 class Engines:
     """The machine. ``trace`` names the first instruction where the engines part."""
 
-    def __init__(self, seed: int = 0, watchdog: float = WATCHDOG) -> None:
-        """``watchdog`` is in host seconds, after which a run counts as one that does not end."""
+    def __init__(self, seed: int = 0, watchdog: float = WATCHDOG, real_cpu: bool = False) -> None:
+        """``watchdog`` is in host seconds, after which a run counts as one that does not end; ``real_cpu``
+        adds the JIT's code on the host's own processor (see sim.fuzz.cage.why_not).
+        """
         self.machine = Machine.boot(seed=seed, watchdog=watchdog)
         self._process = process = self.machine.process()
         self._bpf = Bpf(process)
@@ -140,6 +152,8 @@ class Engines:
         for kind in Kind:
             self._tail_targets(kind)
         self._reset(True)
+        self._real = RealCpu(self.machine, self._objects()) if real_cpu else None
+        self.engines = (*ENGINES, REAL) if real_cpu else ENGINES
 
     def __enter__(self) -> Engines:
         return self
@@ -147,7 +161,14 @@ class Engines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._real is not None:
+            self._real.close()
         self.machine.close()
+
+    def _objects(self) -> list[int]:
+        """Addresses of the kernel objects that a program is given or names."""
+        contexts = [addr for addr, _, _ in self._contexts.values()]
+        return [*contexts, self._frame, *(held.impl.addr for held in self._maps)]
 
     def _map(self, fd: int) -> MapObject:
         held = self._process.task.files.find(fd).obj
@@ -160,7 +181,7 @@ class Engines:
         kernel = self.machine.kernel
         memory, alloc = kernel.memory, kernel.alloc
         device = kernel.net.dev_addr(kernel, LOOPBACK_IFINDEX)
-        page = alloc.kmalloc(FRAME_SIZE, 4096)
+        page = self._frame = alloc.kmalloc(FRAME_SIZE, 4096)
         start = page + XDP_PACKET_HEADROOM
         xdp_layout, rxq_layout = kernel.layout["xdp_buff"], kernel.layout["xdp_rxq_info"]
         xdp, rxq = alloc.kmalloc(xdp_layout.size), alloc.kmalloc(rxq_layout.size)
@@ -257,14 +278,24 @@ class Engines:
         """Close the program that was loaded last."""
         self._bpf.close(self.fd)
 
-    def run(self, program: Program, engines: tuple[str, ...] = ENGINES) -> Result:
-        """Load it, run it on each engine from the same state, and unload it."""
+    def run(self, program: Program, engines: tuple[str, ...] = ()) -> Result:
+        """Load it, run it on each engine (by default all) from the same state, and unload it.
+
+        The real CPU is asked only for programs on which the others agree.
+        """
         prog = self.load(program)
         if isinstance(prog, Refused):
             return Result(refused=prog)
         try:
             names_hash = program.names_map(HASH)
-            return Result({name: self._run(prog, program.kind, name, names_hash) for name in engines})
+            wanted = engines or self.engines
+            outcomes = {
+                name: self._run(prog, program.kind, name, names_hash) for name in wanted if name != REAL
+            }
+            result = Result(outcomes)
+            if self._real is not None and REAL in wanted and not result.differences:
+                self._run_real(self._real, prog, program.kind, result)
+            return result
         except NotModelled as error:
             return Result(refused=Refused(str(error), modelled=False))
         finally:
@@ -282,6 +313,42 @@ class Engines:
             return Outcome(0, b"", fault=" ".join(str(fault).split()) or type(fault).__name__)
         maps = tuple(self._entries(index) if names_hash or index == ARRAY else () for index in DATA_MAPS)
         return Outcome(r0, memory.read(data, len(PACKET)), memory.read(addr, size), maps)
+
+    def _run_real(self, real: RealCpu, prog: BpfProg, kind: Kind, result: Result) -> None:
+        """Add the real CPU's outcome: the emulated JIT's where nothing differs."""
+        kernel = self.machine.kernel
+        addr, size, data = self._contexts[kind]
+        insnsi = prog.insnsi(kernel)
+        self._reset(True)
+        initial = real.save()
+        calls = real.record(lambda: kernel.cpu.call(prog.entry(kernel, False), addr, insnsi))
+        real.restore(initial)
+        self._reset(False)
+        r0 = kernel.cpu.call(prog.entry(kernel, True), addr, insnsi)
+        final = real.save()
+        try:
+            answer = real.run(prog, addr, initial, calls)
+        except NotRunnable as reason:
+            result.not_run = str(reason)
+            return
+        except Crash as crash:
+            result.outcomes[REAL] = Outcome(0, b"", fault=str(crash))
+            return
+        jit = result.outcomes[JIT]
+        mine = replace(jit, r0=r0 if same(answer.rax, r0) else answer.rax)
+        parted = real.difference(final, prog)
+        if parted is not None:
+            value = self._maps[ARRAY].value_addr(0)
+            mine = replace(
+                mine,
+                packet=real.read(data, len(PACKET)),
+                context=real.read(addr, size),
+                maps=(((bytes(4), real.read(value, VALUE_SIZE)),), *jit.maps[1:]),
+            )
+            if mine == jit:
+                at, ours, theirs = parted
+                mine = replace(mine, fault=f"memory at {at:#x}: {ours.hex()}, {JIT} {theirs.hex()}")
+        result.outcomes[REAL] = mine
 
     def trace(self, program: Program) -> tuple[Comparison, list[str]]:
         """Both engines instruction by instruction: how far they agree, and the first difference in lines.
