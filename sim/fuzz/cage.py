@@ -53,7 +53,7 @@ SAVED: Final = {
 """What callee-saved registers hold when a call starts, and must hold when it ends."""
 POISON: Final = 0x0BAD_BEEF_0BAD_BEEF
 """What a replayed function leaves in the registers that it may change."""
-CPU_SECONDS: Final = 1.0
+CPU_SECONDS: Final = 0.25
 """Processor time of one call, after which it counts as endless."""
 _LIMITS: Final = {
     "CPU": 60,
@@ -82,8 +82,8 @@ writing: ld [16]
 allow:  ret #0x7fff0000
 kill:   ret #0x80000000
 """
-"""seccomp_data: number at 0, architecture (AUDIT_ARCH_X86_64) at 4, first argument at 16. SECCOMP_RET_KILL_PROCESS
-or SECCOMP_RET_ALLOW."""
+"""In struct seccomp_data the number is at 0, the architecture (AUDIT_ARCH_X86_64) at 4, the first argument at
+16; the answers are SECCOMP_RET_ALLOW and SECCOMP_RET_KILL_PROCESS."""
 
 _LOOP: Final = """
 start:
@@ -411,7 +411,7 @@ class Cage:
         self._calls += 1
         limit = _cpu_time(child.pid) + cpu_seconds
         child.stdin.write(b"!")
-        while not select.select([child.stdout], [], [], 0.1)[0]:
+        while not select.select([child.stdout], [], [], 0.05)[0]:
             if _cpu_time(child.pid) > limit:
                 self._end()
                 raise Crash(f"no end after {cpu_seconds:g} s of processor time")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The child process of :mod:`sim.fuzz.cage`: run as a script by a bare interpreter, imports nothing of bpfsim.
+"""The child process of :mod:`sim.fuzz.cage`: run as a script by a bare interpreter.
 
-It maps what its parent describes on standard input, gives up what it may do, and jumps into machine code,
-from which it never comes back to Python.
+It imports nothing of bpfsim. It maps what its parent describes on standard input, gives up what it may do,
+and jumps into machine code, from which it never comes back to Python.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from jit_x86.assembler import assemble
 from kernel_model.boot import IRQ_STACK_SIZE
@@ -33,7 +33,6 @@ from kernel_model.functions import FUNCTIONS
 from kernel_model.helpers.table import HELPERS, num_params
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.native import NativeFunction, Subprog
-from kernel_model.mm.slab import KernelAllocator
 from sim.hardware import address_map as where
 from sim.machine import Machine
 
@@ -46,7 +45,12 @@ _MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 _LOW47: Final = (1 << 47) - 1
 _CODE_SHIFT: Final = 0xFFFF_FFFF_7000_0000
 """What code addresses lose: 0xffffffff80000000 becomes 0x10000000."""
-_MAPS: Final = (op.BPF_PSEUDO_MAP_FD, op.BPF_PSEUDO_MAP_VALUE, op.BPF_PSEUDO_MAP_IDX, op.BPF_PSEUDO_MAP_IDX_VALUE)
+_MAPS: Final = (
+    op.BPF_PSEUDO_MAP_FD,
+    op.BPF_PSEUDO_MAP_VALUE,
+    op.BPF_PSEUDO_MAP_IDX,
+    op.BPF_PSEUDO_MAP_IDX_VALUE,
+)
 _PROBES: Final = (op.BPF_PROBE_MEM, op.BPF_PROBE_MEMSX)
 _FRAME: Final = 2048
 """Bytes below R10 of the main function that hold the frames of its functions (see kernel_model.bpf.runtime);
@@ -114,15 +118,15 @@ class NotRunnable(Exception):
 
 
 class RealCpu:
-    """One machine's programs on the real CPU. ``objects`` are addresses of kmalloc objects that programs reach.
+    """One machine's programs on the real CPU; to be closed.
 
-    What those point to is found by itself. Close it, or use it as a context manager.
+    ``objects`` are addresses of kmalloc objects that programs reach; what those point to is found by itself.
     """
 
     def __init__(self, machine: Machine, objects: Sequence[int]) -> None:
         self._machine = machine
         kernel = machine.kernel
-        alloc = cast(KernelAllocator, kernel.alloc)
+        alloc = kernel.alloc
         self._memory = kernel.memory
         self._top = machine.cpu.on_stack(0)
         machine.cpu.on_stack(self._top)
@@ -133,7 +137,9 @@ class RealCpu:
         reached[this_cpu] = percpu - this_cpu
         # What maps have there: heads of free lists.
         reached[alloc.percpu.start + alloc.per_cpu_offset(0)] = PAGE
-        pages = {at & -PAGE for addr, size in reached.items() for at in range(addr & -PAGE, addr + size, PAGE)}
+        pages = {
+            at & -PAGE for addr, size in reached.items() for at in range(addr & -PAGE, addr + size, PAGE)
+        }
         self._stack = frozenset(stack)
         self._pages = sorted({*pages, *stack})
         self._pointers = self._find_pointers(reached)
@@ -178,7 +184,7 @@ class RealCpu:
     # Relocation
 
     def link(self, prog: BpfProg) -> int:
-        """Copy a program's code to the child; where its entry lies there. NotRunnable names what forbids it."""
+        """Copy a program's code to the child; its entry's address there. NotRunnable says why not."""
         image = prog.image
         if image is None:
             raise NotRunnable("no machine code")
@@ -194,9 +200,7 @@ class RealCpu:
             self._image_view[at : at + len(code)] = code
         return to_user(image.functions[0].addr)
 
-    def _relocate(
-        self, code: bytearray, prog: BpfProg, function: NativeFunction, subprog: Subprog
-    ) -> None:
+    def _relocate(self, code: bytearray, prog: BpfProg, function: NativeFunction, subprog: Subprog) -> None:
         insns = prog.request.insns
         for slot in range(subprog.start, subprog.end):
             insn = insns[slot]
@@ -330,13 +334,17 @@ class RealCpu:
             named = {number: addr for addr, number in self._functions.items()}
             raise Crash(
                 f"call {made + 1} is of {self._machine.symbolise(named.get(answer.diverged, 0))}, "
-                + (f"not of {self._machine.symbolise(calls[made].addr)}" if made < len(calls) else "one too many")
+                + (
+                    f"not of {self._machine.symbolise(calls[made].addr)}"
+                    if made < len(calls)
+                    else "one too many"
+                )
             )
         if made < len(calls):
             raise Crash(f"{made} of {len(calls)} calls of kernel functions")
 
     def read(self, addr: int, size: int) -> bytes:
-        """What the child has for the emulated machine's ``size`` bytes at ``addr``, pointers translated back."""
+        """What the child has for the machine's ``size`` bytes at ``addr``, pointers translated back."""
         begin, end = addr & -8, -(-(addr + size) // 8) * 8
         words = bytearray()
         while begin + len(words) < end:
@@ -380,7 +388,7 @@ def _words(data: bytes, addr: int) -> Iterator[tuple[int, int]]:
 
 def _reached(machine: Machine, objects: Sequence[int]) -> dict[int, int]:
     """Sizes by address of the kmalloc objects that ``objects`` lead to, themselves included."""
-    live = cast(KernelAllocator, machine.kernel.alloc).live_objects()
+    live = machine.kernel.alloc.live_objects()
     found: dict[int, int] = {}
     todo = deque(objects)
     while todo:

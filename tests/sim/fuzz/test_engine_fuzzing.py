@@ -18,11 +18,13 @@ from kernel_model.isa.asm import assemble
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.native import NativeImage, NativeRequest
 from kernel_model.isa.table import TABLE, Origin, row_for
-from sim.fuzz.campaign import Campaign, run_case
+from sim.fuzz import campaign, part
+from sim.fuzz.campaign import Campaign
 from sim.fuzz.casefile import CaseError, read_case, write_case
 from sim.fuzz.engines import ENGINES, Engines, Outcome, Result
 from sim.fuzz.generator import CONSTANTS, IMMEDIATES, NOT_GENERATED, generate
-from sim.fuzz.host import HostKernel, why_not
+from sim.fuzz.host import why_not
+from sim.fuzz.part import Counts, Found, run_case
 from sim.fuzz.program import PACKET, Kind, Program
 from sim.fuzz.shrink import shrink, without
 
@@ -157,6 +159,50 @@ def test_an_interrupted_campaign_keeps_what_it_has() -> None:
     assert report.programs == 32
 
 
+def test_any_number_of_jobs_gives_the_same_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(campaign, "PART", 40)
+    reports = []
+    for jobs in (1, 2):
+        report = Campaign(seed=4, count=100, start=30, out=tmp_path, jobs=jobs).run()
+        report.seconds = 0.0
+        reports.append(report)
+    assert reports[0] == reports[1]
+    assert reports[0].programs == 100
+
+
+def test_an_interrupt_reaches_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "PART", 20)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    report = Campaign(seed=0, count=4000, progress=interrupt, jobs=2).run()
+    assert report.interrupted
+    assert 20 <= report.programs < 4000
+
+
+def test_counts_of_parts_add_up() -> None:
+    one, two = Counts(programs=3, accepted=2), Counts(programs=4, real_runs=1)
+    one.refused["why"], two.refused["why"] = 1, 2
+    two.found.append(Found(7, ["R0"], generate(0, 7)))
+    one.add(two)
+    assert (one.programs, one.accepted, one.real_runs, one.refused["why"]) == (7, 2, 1, 3)
+    assert [found.number for found in one.found] == [7]
+
+
+def test_only_the_first_differences_are_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, FAULTS["wrong register"])
+    monkeypatch.setattr(campaign, "MAX_SHRUNK", 1)
+    monkeypatch.setattr(part, "MAX_SHRUNK", 1)
+    monkeypatch.setattr(campaign, "PART", 25)
+    report = Campaign(seed=2, count=100).run()
+    small, *others = report.found
+    assert others
+    assert small.program.count <= 8 < min(found.program.count for found in others)
+    assert all(found.text.count("\n") > 5 for found in report.found)
+
+
 def test_state_does_not_leak_from_program_to_program() -> None:
     with Engines() as engines:
         first = engines.run(generate(3, 0))
@@ -222,7 +268,7 @@ def test_what_is_no_case(text: str) -> None:
 @pytest.mark.host_kernel
 @pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 def test_the_host_kernel_agrees() -> None:
-    report = Campaign(seed=7, count=120, reference=HostKernel()).run()
+    report = Campaign(seed=7, count=120, host=True).run()
     assert report.host_runs >= 60
     assert [found.text for found in report.found] == []
 
