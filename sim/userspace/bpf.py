@@ -17,7 +17,7 @@ from kernel_model.errors import errno_name
 from kernel_model.isa.insn import Insn, encode
 from kernel_model.uapi.bpf_attr import INFO_RECORDS, NR_BPF, Values, command, pack
 
-NR_READ, NR_CLOSE, NR_OPENAT = 0, 3, 257
+NR_READ, NR_CLOSE, NR_MKDIR, NR_OPENAT = 0, 3, 83, 257
 AT_FDCWD = -100
 _READ_SIZE = 1 << 20
 
@@ -148,6 +148,13 @@ class Bpf:
         finally:
             self.close(fd)
         return b"".join(parts)
+
+    def make_dir(self, path: str) -> None:
+        """mkdir(2); a directory that is there is fine. SyscallError."""
+        self._arena.reset()
+        result = self.process.syscall(NR_MKDIR, self._arena.put(path.encode() + b"\0"), 0o700)
+        if result < 0 and result != -_errno.EEXIST:
+            raise SyscallError(-result, f"mkdir({path})")
 
     def close(self, fd: int) -> None:
         """close(2)."""

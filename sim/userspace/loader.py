@@ -285,7 +285,7 @@ class _Loader:
 
     def _make_map(self, spec: MapSpec) -> None:
         spec = self._sized(spec)
-        path = f"{self.pin_root}/{spec.name}"
+        path = "/".join(part for part in (self.pin_root, spec.pin_dir, spec.name) if part)
         if spec.pinning == LIBBPF_PIN_BY_NAME:
             fd = self._reuse(spec, path)
             if fd is not None:
@@ -304,9 +304,16 @@ class _Loader:
             if spec.frozen:
                 self.bpf.map_freeze(fd)
             if spec.pinning == LIBBPF_PIN_BY_NAME:
+                self._make_dirs(spec.pin_dir)
                 self.bpf.obj_pin(fd, path)
         except SyscallError as error:
             raise self._fail(what, error) from None
+
+    def _make_dirs(self, below: str) -> None:
+        path = self.pin_root
+        for part in below.split("/") if below else ():
+            path = f"{path}/{part}"
+            self.bpf.make_dir(path)
 
     def _sized(self, spec: MapSpec) -> MapSpec:
         entries = self.max_entries.get(spec.name, spec.max_entries)

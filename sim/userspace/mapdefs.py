@@ -7,6 +7,7 @@ read as libbpf did before version 1.0, with the longer structs of the kernel's s
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, replace
 from typing import Final
@@ -32,7 +33,8 @@ class MapSpec:
     ``section`` and ``offset`` are where relocations point. ``slots`` are the values that a prog_array or
     map-in-map starts with: (index, name of the program or map). ``key_type`` and ``value_type`` are ids in
     the object's BTF, 0 for none. ``pinning`` is LIBBPF_PIN_NONE or LIBBPF_PIN_BY_NAME. ``elf_map`` holds
-    the fields that only the old structs have (id, pinning, inner_id, inner_idx).
+    the fields that only the old structs have (id, pinning, inner_id, inner_idx); ``pin_dir`` is the directory
+    below the root of pins.
     """
 
     name: str
@@ -54,6 +56,7 @@ class MapSpec:
     section: str = ""
     offset: int = 0
     elf_map: tuple[tuple[str, int], ...] = ()
+    pin_dir: str = ""
 
     @property
     def type_name(self) -> str:
@@ -243,6 +246,16 @@ def _target_name(elf: ElfFile, section: Section, symbol: Symbol, starts: dict[in
     raise elf.fail(section.name, None, f"values point at '{symbol.name}', neither a map nor a program")
 
 
+PIN_OBJECT_NS, PIN_GLOBAL_NS = 1, 2
+"""iproute2's pinning: under a directory of the object's own, or under the one that all objects share."""
+PIN_GLOBAL = "tc/globals"
+
+
+def is_old_maps(section: str) -> bool:
+    """Whether old structs stand in it: ``maps``, or ``lirc_mode2/maps`` as IR decoders have it."""
+    return section == OLD_MAPS or section.endswith("/maps")
+
+
 # What follows type, key_size, value_size, max_entries and map_flags, by the size of the struct.
 _OLD_EXTRA: dict[int, tuple[str, ...]] = {
     20: (),
@@ -324,3 +337,55 @@ def internal_map_name(object_name: str, section: str) -> str:
     prefix = "" if "." in section[1:] else object_name[: OBJ_NAME_LEN - 1 - suffix]
     name = prefix + section[:suffix]
     return "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "_" for c in name)
+
+
+def join_by_id(maps: list[MapSpec], object_dir: str) -> list[MapSpec]:
+    """What iproute2's structs say by their ids: pinning, and maps in maps.
+
+    A map with ``inner_id`` is made for maps like the one of that ``id``, which goes into it at its
+    ``inner_idx``. ``object_dir`` is the directory of pins that are the object's own.
+    """
+    by_id = {fields["id"]: spec for spec in maps if (fields := dict(spec.elf_map)).get("id")}
+    out = []
+    for spec in maps:
+        fields = dict(spec.elf_map)
+        scope = fields.get("pinning", 0)
+        if scope in (PIN_OBJECT_NS, PIN_GLOBAL_NS):
+            where = PIN_GLOBAL if scope == PIN_GLOBAL_NS else object_dir
+            spec = replace(spec, pinning=LIBBPF_PIN_BY_NAME, pin_dir=where)
+        inner = by_id.get(fields.get("inner_id", 0)) if spec.type in MAP_IN_MAP else None
+        if inner is not None:
+            slot = (dict(inner.elf_map)["inner_idx"], inner.name)
+            spec = replace(spec, inner=replace(inner, name=f"{spec.name}.inner", pinning=0), slots=(slot,))
+        out.append(spec)
+    return out
+
+
+def with_tails(maps: list[MapSpec], entries: dict[str, str]) -> list[MapSpec]:
+    """iproute2's tail calls: ``entries`` gives program names by sections ``ID/KEY``.
+
+    The program goes to slot KEY of the program array with that id; numbers are decimal, octal or hex.
+    """
+    slots: dict[int, list[tuple[int, str]]] = {}
+    for section, prog in entries.items():
+        number, _, key = section.partition("/")
+        if _is_number(number) and _is_number(key):
+            slots.setdefault(_number(number), []).append((_number(key), prog))
+    return [
+        replace(spec, slots=tuple(sorted(slots.get(dict(spec.elf_map).get("id", 0), ()))))
+        if spec.type == _PROG_ARRAY and spec.elf_map
+        else spec
+        for spec in maps
+    ]
+
+
+def _is_number(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text))
+
+
+def _number(text: str) -> int:
+    """As strtoul(3) with base 0."""
+    return int(text, 16 if text[:2] in ("0x", "0X") else 8 if text[0] == "0" else 10)
+
+
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")

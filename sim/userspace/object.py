@@ -12,6 +12,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha1
 from pathlib import Path
 
 from kernel_model.btf.parse import BTF_VAR_STATIC, Btf, BtfError, Kind
@@ -20,11 +21,12 @@ from kernel_model.uapi.enums import ProgFlags, bpf_prog_type
 
 from .btf_ext import BtfExt, CoreRelo, parse_btf_ext
 from .elf import SHN_LORESERVE, ElfError, ElfFile, Relocation, Section, Symbol, read_file
-from .mapdefs import MAPS, OLD_MAPS, MapSpec, btf_maps, data_map, old_maps
+from .mapdefs import MAPS, MapSpec, btf_maps, data_map, is_old_maps, join_by_id, old_maps, with_tails
 from .relocate import BPF_INSN_SIZE, ExternRef, Function, Linker, MapRef, Place, SubprogSpec
 from .sections import Sec, SectionDef, find_section
 
 SHF_EXECINSTR = 4
+LIRC_MAPS = "lirc_mode2/maps"
 _STRUCT_OPS = (".struct_ops", ".struct_ops.link")
 
 
@@ -107,13 +109,15 @@ class _Object:
     def spec(self) -> ObjectSpec:
         ext = self._ext()
         functions = self._functions()
-        linker = Linker(functions, self._places(), [s.name for s in self.elf.sections], ext, self.elf.fail)
+        names = [s.name for s in self.elf.sections]
+        linker = Linker(functions, self._places(), names, ext, self.elf.fail, self._parameters())
         programs: dict[str, ProgSpec] = {}
         for function in functions:
             if function.is_entry:
                 if function.name in programs:
                     raise self.elf.fail(function.section, None, f"second program named '{function.name}'")
                 programs[function.name] = self._program(function, linker, ext)
+        sections = {prog.section: prog.name for prog in programs.values()}
         version = self.elf.section("version")
         if version is not None and version.size != 4:
             raise self.elf.fail("version", 0, f"invalid kver section of {version.size} bytes")
@@ -121,7 +125,7 @@ class _Object:
             self.elf.path,
             self.name,
             programs,
-            {spec.name: spec for spec in self.maps},
+            {spec.name: spec for spec in with_tails(self.maps, sections)},
             self._license(),
             struct.unpack("<I", version.data)[0] if version is not None and version.data else 0,
             self.btf.data if self.btf is not None else None,
@@ -148,8 +152,8 @@ class _Object:
     def _maps(self) -> list[MapSpec]:
         out: list[MapSpec] = []
         for section in self.elf.sections:
-            if section.name == OLD_MAPS and section.data:
-                out += old_maps(self.elf, section)
+            if is_old_maps(section.name) and section.data:
+                out += join_by_id(old_maps(self.elf, section), f"tc/{sha1(self.elf.data).hexdigest()}")
             elif section.name == MAPS and section.size:
                 if self.btf is None:
                     raise self.elf.fail(
@@ -158,7 +162,7 @@ class _Object:
                 out += btf_maps(self.elf, section, self.btf)
         for section in self.elf.sections:
             kind = data_kind(section)
-            if kind:
+            if kind and section.index not in self._parameters():
                 if section.size > 0xFFFFFFFF:
                     raise self.elf.fail(section.name, None, f"{section.size} bytes are too many for a map")
                 value_type = self.btf.find(section.name, Kind.DATASEC) if self.btf is not None else 0
@@ -169,6 +173,12 @@ class _Object:
                 raise self.elf.fail(spec.section, spec.offset, f"second map named '{spec.name}'")
             seen[spec.name] = spec.section
         return out
+
+    def _parameters(self) -> dict[int, bytes]:
+        """IR decoders have parameters: their loader puts the number where other loaders put an address."""
+        if self.elf.section(LIRC_MAPS) is None:
+            return {}
+        return {s.index: s.data for s in self.elf.sections if s.name == ".data"}
 
     def _places(self) -> dict[tuple[int, int], Place]:
         index = {section.name: section.index for section in reversed(self.elf.sections)}

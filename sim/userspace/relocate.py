@@ -9,8 +9,9 @@ the loader turns into file descriptors. Nothing here needs a kernel.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.opcodes import (
@@ -100,7 +101,8 @@ class Linker:
     """Links the programs of one object.
 
     ``functions`` are all functions; ``places`` maps (section index, offset) of declared maps and
-    (section index, -1) of global-data sections to what they are; ``fail`` makes the error to raise.
+    (section index, -1) of global-data sections to what they are; ``fail`` makes the error to raise;
+    ``parameters`` are sections by index whose symbols stand for the 32-bit number there, not its address.
     """
 
     def __init__(
@@ -110,7 +112,9 @@ class Linker:
         section_names: list[str],
         ext: BtfExt,
         fail: Callable[[str, int | None, str], ElfError],
+        parameters: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:
+        self._parameters = parameters
         self._places = places
         self._names = section_names
         self._ext = ext
@@ -200,6 +204,12 @@ class Linker:
             raise self._bad(function, slot, f"{cause}; forgot to initialize a global variable?")
         if symbol.section in self._by_section:
             raise self._bad(function, slot, f"address of function '{symbol.name}' without BPF_PSEUDO_FUNC")
+        if symbol.section in self._parameters:
+            value = self._parameters[symbol.section][symbol.value : symbol.value + 4]
+            if len(value) != 4:
+                raise self._bad(function, slot, f"parameter '{symbol.name}' is outside its section")
+            out.insns[base + slot] = insn._replace(imm=int.from_bytes(value, "little", signed=True))
+            return
         place = self._places.get((symbol.section, -1))
         if place is None:
             place = self._places.get((symbol.section, symbol.value + (insn.imm if _is_section(reloc) else 0)))

@@ -13,6 +13,7 @@ import guests
 from kernel_model.isa.insn import decode, imm64
 from kernel_model.isa.opcodes import BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
 from kernel_model.uapi.enums import bpf_map_type, bpf_prog_type
+from sim import Machine
 from sim.userspace.bpf import Bpf
 from sim.userspace.btf_ext import CoreRelo
 from sim.userspace.loader import LoadError, UnsupportedObject, load
@@ -194,6 +195,19 @@ def test_pinned_maps_are_reused_or_pinned(spec: ObjectSpec) -> None:
     process = FakeProcess(present)
     load(process, _with_map(spec, replace(made, max_entries=16)))
     assert "shared" not in [c.attr.text("map_name") for c in of(process, "MAP_CREATE")]
+
+
+def test_pins_below_directories(machine: Machine, spec: ObjectSpec) -> None:
+    """The second object finds what the first one pinned, in directories made on the way."""
+    flows = replace(spec.maps["flows"], pinning=1, pin_dir="tc/globals")
+    process = machine.process()
+    bpf = Bpf(process)
+    ids = []
+    for _ in range(2):
+        with load(process, _with_map(spec, flows)) as loaded:
+            ids.append(bpf.obj_info(loaded.maps["flows"].fd, "bpf_map_info")[0]["id"])
+    assert ids[0] == ids[1]
+    bpf.close(bpf.obj_get("/sys/fs/bpf/tc/globals/flows"))
 
 
 def test_initial_values_and_sizes_can_be_given(spec: ObjectSpec) -> None:

@@ -312,6 +312,61 @@ def test_old_map_definitions(
     assert spec.programs["main"].map_refs == (MapRef(0, "counts"),)
 
 
+def elf_map(kind: int, **fields: int) -> bytes:
+    """iproute2's struct bpf_elf_map with keys and values of four bytes."""
+    names = ("max_elem", "flags", "id", "pinning", "inner_id", "inner_idx")
+    return struct.pack("<9I", kind, 4, 4, *(fields.get(name, 0) for name in names))
+
+
+def test_tail_calls_by_section_name() -> None:
+    writer, _ = simple()
+    maps = writer.section("maps", elf_map(3, max_elem=8, id=0x10) + elf_map(3, max_elem=8, id=2), WA)
+    writer.symbol("jumps", maps, 0, 36, kind=OBJECT)
+    writer.symbol("others", maps, 36, 36, kind=OBJECT)
+    for name, section in (("b", "0x10/7"), ("a", "16/0x1"), ("c", "2/010"), ("d", "2/x"), ("e", "3/1")):
+        writer.symbol(name, writer.section(section, encode(RETURN_0), AX), 0, 16)
+    spec = parse(writer)
+    assert spec.maps["jumps"].slots == ((1, "a"), (7, "b"))
+    assert spec.maps["others"].slots == ((8, "c"),)
+    assert spec.programs["a"].type is None
+
+
+def test_maps_joined_by_their_ids() -> None:
+    writer, _ = simple()
+    outer_map = elf_map(12, max_elem=4, inner_id=42, pinning=2)
+    rows = outer_map + elf_map(2, max_elem=1, id=42, inner_idx=3, pinning=1)
+    maps = writer.section("maps", rows, WA)
+    writer.symbol("outer", maps, 0, 36, kind=OBJECT)
+    writer.symbol("inner", maps, 36, 36, kind=OBJECT)
+    spec = parse(writer)
+    outer, inner = spec.maps["outer"], spec.maps["inner"]
+    assert outer.slots == ((3, "inner"),)
+    assert outer.inner is not None
+    assert (outer.inner.type, outer.inner.max_entries) == (2, 1)
+    assert (outer.pinning, outer.pin_dir) == (1, "tc/globals")
+    assert inner.pin_dir.startswith("tc/")
+    assert inner.pin_dir != outer.pin_dir
+
+
+def test_parameters_of_ir_decoders() -> None:
+    """A symbol of .data stands for its number: the address of a parameter is never wanted."""
+    writer = ObjectWriter()
+    code = struct.pack("<BBhiQ", 0x18, 0, 0, 0, 0) + encode(program(BPF_EXIT_INSN()))
+    prog = writer.section("lirc_mode2/x", code, AX)
+    maps = writer.section("lirc_mode2/maps", struct.pack("<7I", 1, 4, 4, 8, 0, 0, 0), WA)
+    data = writer.section(".data", struct.pack("<2i", 7, -200), WA)
+    writer.symbol("decode", prog, 0, len(code))
+    writer.symbol("state", maps, 0, 28, kind=OBJECT)
+    target = writer.symbol("margin", data, 4, 4, kind=OBJECT)
+    writer.reloc(prog, 0, target)
+    spec = parse(writer)
+    assert spec.programs["decode"].insns[0].imm == -200
+    assert list(spec.maps) == ["state"]
+    beyond = writer.symbol("lost", data, 6, 4, kind=OBJECT)
+    writer.reloc(prog, 0, beyond)
+    assert "outside its section" in refused(writer.build()).cause
+
+
 def test_old_definitions_with_unknown_options_are_refused() -> None:
     writer, _ = simple()
     maps = writer.section("maps", struct.pack("<8I", 2, 4, 8, 16, 0, 0, 0, 9), WA)
