@@ -268,14 +268,14 @@ class Cpu:
     def observe_code(self, function: Callable[[int], None], begin: int, end: int) -> int:
         """Call ``function(address)`` before each instruction in ``[begin, end)`` until :meth:`unobserve`."""
 
-        def guarded(addr: int) -> None:
+        def guarded(_engine: int, addr: int, _size: int, _data: int) -> None:
             try:
                 function(addr)
             except BaseException as error:
                 self._raised = error
                 self._raw.stop()
 
-        hook = self._raw.hook_code(guarded, begin, end - 1)
+        hook = self._raw.hook_range(guarded, begin, end - 1)
         self._raw.forget_all_code()
         return hook
 

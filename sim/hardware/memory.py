@@ -241,7 +241,13 @@ class KernelMemory:
 
     def read(self, addr: int, size: int) -> bytes:
         """``size`` bytes at ``addr``."""
-        return b"".join(bytes(self._view[at : at + part]) for at, part in self._pieces(addr, size, False))
+        off = addr - DIRECT_MAP
+        if not 0 <= off <= self._size - size:
+            if not 0 < size <= PAGE_SIZE - (addr & (PAGE_SIZE - 1)):
+                pieces = self._pieces(addr, size, False)
+                return b"".join(bytes(self._view[at : at + part]) for at, part in pieces)
+            off = self._walk(addr, size, False)
+        return bytes(self._view[off : off + size])
 
     def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
         """Store ``data`` at ``addr``; all of it or, on a fault, nothing."""

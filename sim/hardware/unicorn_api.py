@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ _LIB.uc_reg_write.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
 _LIB.uc_reg_read_batch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
 _LIB.uc_reg_write_batch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
 _LIB.uc_hook_del.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+# The same function once more, for arguments that have been converted already.
+_READ_BATCH = _LIB["uc_reg_read_batch"]
 
 _CODE_BUFFER = 128 << 20
 """Bytes of host memory for translated code (unicorn's default is 1 GiB a machine)."""
@@ -95,11 +98,21 @@ class RegisterSet:
         offsets = [8 * n for n in range(len(names))]
         offsets += [8 * len(names) + 16 * n for n in range(len(wide))]
         self._pointers = (ctypes.c_void_p * len(ids))(*(base + off for off in offsets))
+        self._bytes = memoryview(self._values).cast("B")
+        self._unpack = struct.Struct(f"={len(self._values)}Q").unpack_from
+        # Observers read at every instruction, so arguments are converted once, here.
+        self._fetch: Callable[[], object] = functools.partial(
+            _READ_BATCH,
+            engine.handle,
+            ctypes.c_void_p(ctypes.addressof(self._ids)),
+            ctypes.c_void_p(ctypes.addressof(self._pointers)),
+            ctypes.c_int(self._count),
+        )
 
     def read(self) -> tuple[int, ...]:
         """The values now, in order (wide registers as two 64-bit halves each, low first)."""
-        _LIB.uc_reg_read_batch(self._engine.handle, self._ids, self._pointers, self._count)
-        return tuple(self._values)
+        self._fetch()
+        return self._unpack(self._bytes)
 
     def write(self, values: Sequence[int]) -> None:
         """Set them all."""
@@ -238,6 +251,13 @@ class RawEngine:
         Its arguments (engine, address, size, user data) carry nothing of use.
         """
         return self._add_hook(uc_const.UC_HOOK_CODE, _CODE(function), addr, addr)
+
+    def hook_range(self, function: Callable[[int, int, int, int], None], begin: int, end: int) -> int:
+        """Before every instruction in ``[begin, end]``: ``function`` is the raw callback, to save a call.
+
+        Its arguments are the engine, the address, the size and nothing of use.
+        """
+        return self._add_hook(uc_const.UC_HOOK_CODE, _CODE(function), begin, end)
 
     def hook_block(self, function: Callable[[int], None]) -> int:
         """``function(address)`` at the start of every basic block."""

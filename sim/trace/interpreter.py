@@ -4,16 +4,25 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kernel_model.interpreter import InterpreterFault, Program
 from kernel_model.isa import opcodes as op
 
-from .memory import Effect, effect, target_of
+from .memory import Effect, Target, target_of
 from .record import Execution, ProgText, Recording, Regs, Where
 
 if TYPE_CHECKING:
     from ..machine import Machine
+
+
+class _Slot(NamedTuple):
+    """What the observer asks about an instruction, looked up once."""
+
+    where: Where
+    silent: bool
+    exits: bool
+    target: Target | None
 
 
 class InterpreterRecorder:
@@ -23,13 +32,20 @@ class InterpreterRecorder:
         self._machine = machine
         self._recording = recording
         self._ids: dict[Program, int] = {}
+        self._slots: dict[Program, list[_Slot]] = {}
         self._under_way: list[tuple[int, Execution, dict[int, Regs]]] = []
 
     def __enter__(self) -> InterpreterRecorder:
         kernel = self._machine.kernel
         for prog in kernel.progs:
             self._recording.programs[prog.id] = ProgText.of(kernel, prog)
-            self._ids[prog.program()] = prog.id
+            program = prog.program()
+            self._ids[program] = prog.id
+            silent = self._recording.programs[prog.id].silent
+            self._slots[program] = [
+                _Slot(Where(prog.id, slot), slot in silent, insn.code == op.EXIT, target_of(insn))
+                for slot, insn in enumerate(program.insns)
+            ]
         self._runtime = kernel.runtime
         self._runtime.observer = self._observe
         return self
@@ -51,24 +67,21 @@ class InterpreterRecorder:
                 (fp, self._recording.begin(self._machine.cpu.this_cpu, self._machine.clock.now()), {})
             )
         _, execution, last = self._under_way[-1]
-        where = Where(self._ids[program], slot)
-        silent = slot in self._recording.programs[where.prog].silent
-        if not silent or last.get(regs[10], regs) != regs:
-            done = self._effect(program, slot, last.get(regs[10]), regs)
+        where, silent, exits, target = self._slots[program][slot]
+        frame = regs[10]
+        if not silent or last.get(frame, regs) != regs:
+            done = None if target is None else self._effect(target, last.get(frame), regs)
             self._recording.add(execution, where, regs, done)
-        last[regs[10]] = regs
-        if program.insns[slot].code == op.EXIT and regs[10] == fp:
+        last[frame] = regs
+        if exits and frame == fp:
             execution.complete = True
             self._under_way.pop()
 
-    def _effect(self, program: Program, slot: int, before: Regs | None, regs: Regs) -> Effect | None:
-        """What a store left in memory; None for other instructions."""
-        target = target_of(program.insns[slot])
-        if target is None:
-            return None
+    def _effect(self, target: Target, before: Regs | None, regs: Regs) -> Effect | None:
+        """What a store left in memory; None when its place is not known."""
         if target.moves:
             if before is None:
                 return None
             regs = before
         addr, memory = target.addr(regs), self._machine.kernel.memory
-        return effect(None, (addr, memory.read(addr, target.size)), addr, target.size)
+        return Effect(addr, memory.read(addr, target.size))

@@ -21,7 +21,7 @@ from kernel_model.errors import NotModelled
 from kernel_model.isa import opcodes as op
 
 from ..hardware.cpu import KERNEL_REGS
-from .memory import Effect, effect, look, target_of
+from .memory import Effect, Target, effect, look, target_of
 from .record import Execution, ProgText, Recording, Where
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class _Point:
     entry: bool = False
     landing: bool = False
     slot: int = -1
+    where: Where | None = None
+    target: Target | None = None
+    exits: bool = False
+    plain: bool = False
+    """Nothing but an instruction that is no exit begins here."""
     leaving: bool = False
     """The last instruction of an epilogue."""
     epilogue: int = 0
@@ -119,8 +124,10 @@ class JitRecorder:
             if slot in text.silent:
                 continue
             here = point(function.offs[slot - subprog.start])
-            here.slot = slot
+            here.slot, here.where = slot, Where(text.id, slot)
+            here.target = target_of(text.insns[slot])
             if text.insns[slot].code == op.EXIT:
+                here.exits = True
                 here.epilogue = epilogue
                 if not epilogue:
                     epilogue = function.addr + function.offs[slot - subprog.start]
@@ -128,11 +135,17 @@ class JitRecorder:
         point(0).entry = True
         if number == 0:
             point(landing).landing = True
+        for each in points.values():
+            each.plain = each.slot >= 0 and not (each.exits or each.entry or each.landing or each.leaving)
         self._points |= points
 
     def _at(self, addr: int) -> None:
         point = self._points.get(addr)
         if point is None:
+            return
+        if point.plain:
+            if self._execution is not None:
+                self._slot(point)
             return
         if addr == self._skip:
             self._skip = 0
@@ -212,14 +225,12 @@ class JitRecorder:
         frame.in_prologue = False
         regs = self._read()
         self._complete(frame, regs)
-        where = Where(point.prog.id, point.slot)
-        frame.under_way = where
-        insn = point.prog.insns[point.slot]
-        target = target_of(insn)
+        frame.under_way = point.where
+        target = point.target
         if target is not None:
             addr = target.addr(regs)
             frame.store = addr, target.size, look(self._machine.kernel.memory, addr, target.size)
-        if insn.code == op.EXIT:
+        if point.exits:
             self._complete(frame, regs)
             if self._execution is not None:
                 self._left = self._execution, len(self._execution) - 1, frame

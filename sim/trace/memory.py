@@ -85,10 +85,13 @@ def effect(
     start, data = after
     low = addr - start
     strays: list[tuple[int, int]] = []
+    high = low + size
     if before is not None and before[0] == start and before[1] != data:
-        strays = [
-            (start + at, data[at])
-            for at in range(len(data))
-            if not low <= at < low + size and before[1][at] != data[at]
-        ]
-    return Effect(addr, data[low : low + size], tuple(strays))
+        old = before[1]
+        if old[:low] != data[:low] or old[high:] != data[high:]:
+            strays = [
+                (start + at, data[at])
+                for at in range(len(data))
+                if not low <= at < high and old[at] != data[at]
+            ]
+    return Effect(addr, data[low:high], tuple(strays))

@@ -198,13 +198,6 @@ class Execution:
     clock: int = 0
     began: int = 0
 
-    def add(self, where: Where, regs: Regs, effect: Effect | None = None) -> None:
-        """Append a step."""
-        if effect is not None:
-            self.effects[len(self.places)] = effect
-        self.places.append(where.prog << 32 | where.slot)
-        self.values.extend(regs)
-
     def __len__(self) -> int:
         return len(self.places)
 
@@ -240,7 +233,12 @@ class Recording:
         if self.steps >= self.limit:
             raise TraceFull
         self.steps += 1
-        execution.add(where, regs, effect)
+        places = execution.places
+        if effect is not None:
+            execution.effects[len(places)] = effect
+        prog, slot = where
+        places.append(prog << 32 | slot)
+        execution.values.extend(regs)
 
     def stop(self, execution: Execution, error: BaseException | None, where: Where | None) -> None:
         """An execution does not come to its exit, for this reason, at this instruction."""

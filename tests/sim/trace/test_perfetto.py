@@ -14,7 +14,7 @@ from trace_machine import FRAME, Tracer, load_with_functions
 from sim import Machine
 from sim.job.bundled import bundled_job
 from sim.job.record import trace_frames
-from sim.trace import Execution, Where
+from sim.trace import Execution, Recording, Where
 from sim.trace.file import Packet, Trace, TraceHead
 from sim.trace.perfetto import write_events
 from sim.userspace.bpf import Bpf
@@ -105,7 +105,7 @@ def nested(trace: Trace, began: int) -> list[tuple[int, int]]:
     for at in (0, began):
         run = Execution(complete=True, began=at)
         for slot in range(4):
-            run.add(Where(number, slot), (*(0,) * 10, 4096 - at))
+            Recording().add(run, Where(number, slot), (*(0,) * 10, 4096 - at))
         runs.append(run)
     slices = export(Trace(HEAD, trace.programs, [Packet(0, 60, executions=runs)]))
     return [(e["ts"], e["dur"]) for e in slices if e.get("cat") == "run"]

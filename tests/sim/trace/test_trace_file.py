@@ -20,7 +20,7 @@ from kernel_model.isa.native import Subprog
 from sim import Machine
 from sim.job.bundled import bundled_job
 from sim.job.record import trace_frames
-from sim.trace import Effect, Execution, ProgText, Where, compare
+from sim.trace import Effect, Execution, ProgText, Recording, Where, compare
 from sim.trace.file import (
     MAGIC,
     Packet,
@@ -82,7 +82,7 @@ def executions() -> st.SearchStrategy[Execution]:
         before = [0] * 11
         for number, (slot, regs, stored, still) in enumerate(steps):
             before = before if still else regs
-            out.add(Where(PROG.id, slot), tuple(before), stored)
+            Recording().add(out, Where(PROG.id, slot), tuple(before), stored)
             if ended:
                 out.broken[number] = f"rbx {number}"
         out.under_way = Where(PROG.id, 4) if ended else None
@@ -128,7 +128,9 @@ def small(path: Path) -> Path:
     first = Execution(complete=True, cpu=1, clock=5)
     for slot, value in ((0, 1), (2, 1), (3, 1), (7, 2), (8, 2), (4, 2), (6, 2)):
         effect = Effect(2**40, bytes(8), ((2**40 + 9, 255),)) if slot == 2 else None
-        first.add(Where(PROG.id, slot), (value, *(2**60 + slot,) * 9, 2**41 - 64 * (slot > 6)), effect)
+        Recording().add(
+            first, Where(PROG.id, slot), (value, *(2**60 + slot,) * 9, 2**41 - 64 * (slot > 6)), effect
+        )
     second = replace(
         first, complete=False, ended="guest fault", under_way=Where(3, 4), broken={1: "rbx"}, began=7
     )
