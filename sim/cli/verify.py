@@ -1,120 +1,165 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``bpfsim verify``: the verifier's verdict on every program of some objects."""
+"""``bpfsim verify``: the verifier's verdict on every program of some objects, explained and counted."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import json
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from .errors import Status, message, status_of
+from .errors import InputError, Status, printable
 from .options import common, parse_prog_type, prog_type_option
-from .output import print_json, print_line, print_table
+from .output import SCHEMA, print_table
 
 if TYPE_CHECKING:
-    from kernel_model.uapi.enums import bpf_prog_type
-    from sim.userspace.object import ObjectSpec
+    from sim.verify.compare import Change, OldRun
+    from sim.verify.judge import Verdict
 
-_LOG_STATS = 4
-"""BPF_LOG_STATS: only what refuses the program, and the closing counts."""
-_PROCESSED = re.compile(r"^processed (\d+) insns", re.MULTILINE)
-
-
-@dataclass
-class _Verdict:
-    object: str
-    program: str
-    type: str
-    verdict: str
-    processed: int | None
-    reason: str
-    log: str
-    status: Status
-
-    def to_json(self, with_log: bool) -> dict[str, Any]:
-        fields = {
-            "object": self.object,
-            "program": self.program,
-            "type": self.type,
-            "verdict": self.verdict,
-            "processed_insns": self.processed,
-            "reason": self.reason,
-        }
-        return fields | ({"log": self.log.splitlines()} if with_log else {})
-
-
-def _alone(spec: ObjectSpec) -> ObjectSpec:
-    """The object with empty program arrays: each program is loaded without the others."""
-    return replace(spec, maps={name: replace(each, slots=()) for name, each in spec.maps.items()})
-
-
-def _judge(spec: ObjectSpec, name: str, prog_type: bpf_prog_type | None, seed: int, level: int) -> _Verdict:
-    from kernel_model.errors import NotModelled
-    from sim import Machine
-    from sim.job.job import describe_program, load_object
-    from sim.userspace.loader import LoadError, UnsupportedObject
-
-    prog = spec.programs[name]
-    kind = prog.type if prog.type is not None else prog_type
-    type_name = kind.name.removeprefix("BPF_PROG_TYPE_").lower() if kind is not None else "?"
-    with Machine.boot(seed=seed) as machine:
-        try:
-            loaded = load_object(machine.process(), spec, [name], prog_type, log_level=level)
-        except (LoadError, NotModelled, UnsupportedObject) as error:
-            log = error.log if isinstance(error, LoadError) else ""
-            found = _PROCESSED.search(log)
-            status = status_of(error)
-            verdict = "rejected" if status is Status.DIFFERS else "not modelled"
-            reason = error.reason if isinstance(error, LoadError) and error.reason else message(error)
-            processed = int(found[1]) if found else None
-            return _Verdict(spec.path, name, type_name, verdict, processed, reason, log, status)
-        processed = describe_program(loaded.bpf, name, loaded.progs[name].fd)["verified_insns"]
-        log = loaded.progs[name].log
-    return _Verdict(spec.path, name, type_name, "accepted", processed, "", log, Status.OK)
+_STATUS = {
+    "accepted": Status.OK,
+    "rejected": Status.DIFFERS,
+    "unusable": Status.BAD_INPUT,
+    "not modelled": Status.NOT_MODELLED,
+}
 
 
 @click.command
 @click.argument("objects", metavar="OBJECT...", nargs=-1, required=True)
 @click.option("--prog", metavar="NAME", help="Only this program.")
+@click.option("--cost", "with_cost", is_flag=True, help="Show what each function and source line costs.")
+@click.option("--time", "timed", is_flag=True, help="With --cost: host time, too (differs from run to run).")
+@click.option("--table", "as_table", is_flag=True, help="One row a program, nothing else.")
+@click.option(
+    "--against",
+    metavar="OLD",
+    help="Compare with an earlier run, a file that --json printed; implies --table.",
+)
 @prog_type_option
 @common
 def verify(
-    objects: tuple[str, ...], prog: str | None, prog_type: str | None, seed: int, as_json: bool, verbose: int
+    objects: tuple[str, ...],
+    prog: str | None,
+    with_cost: bool,
+    timed: bool,
+    as_table: bool,
+    against: str | None,
+    prog_type: str | None,
+    seed: int,
+    as_json: bool,
+    verbose: int,
 ) -> Status:
-    """Verify every program of each OBJECT: accepted or rejected.
+    """Verify every program of each OBJECT: accepted, or rejected and why.
 
-    Each program is loaded on its own into a fresh kernel. -v shows the verifier's log, -vv the log with
-    every instruction's state. The exit status is 1 when a program is rejected.
+    Each program is loaded on its own into a fresh kernel. A rejected one is shown with the verifier's log
+    and, under it, an explanation. -v shows the log of accepted programs, too, -vv with every path. --json
+    prints one JSON object a line and a program. The exit status is 1 when a program is rejected; with
+    --against, when one is rejected that was accepted before, or gone.
     """
     kind = parse_prog_type(prog_type)
-    from sim.userspace.object import ObjectError, read_object
+    if timed and not with_cost:
+        raise InputError("verify: --time goes with --cost")
+    old = _old_run(against)
+    from sim.verify.judge import Options, judge_all
 
-    level = _LOG_STATS | (0, 1, 2)[min(verbose, 2)]
-    verdicts = []
-    for path in objects:
-        spec = _alone(read_object(path))
-        names = list(spec.programs) if prog is None else [prog]
-        if not spec.programs:
-            raise ObjectError(path, "", None, "object doesn't contain a BPF program to load")
-        if prog is not None and prog not in spec.programs:
-            raise ObjectError(path, "", None, f"no program named '{prog}'")
-        verdicts += [_judge(spec, name, kind, seed, level) for name in names]
+    as_table = as_table or old is not None
+    options = Options(
+        prog_type=kind,
+        seed=seed,
+        log_level=min(verbose, 2),
+        explain=not as_table,
+        cost=with_cost,
+        timed=timed,
+    )
+    rows: list[tuple[Verdict, Change | None]] = []
+    for verdict in judge_all(list(objects), prog, options):
+        change = old.compare(verdict.to_json()) if old is not None else None
+        rows.append((verdict, change))
+        if as_json:
+            _print_json(verdict, change, bool(verbose))
+        elif not as_table and verdict.failure is not None:
+            _complain(verdict)
+    gone = [] if old is None else old.gone()
     if as_json:
-        print_json("verify", programs=[each.to_json(bool(verbose)) for each in verdicts])
+        for row in gone:
+            print(json.dumps(dict(row) | {"schema": SCHEMA, "against": {"change": "gone"}}))
+    elif as_table:
+        _print_wide(rows, [str(row["object"]) + " " + str(row.get("program") or "") for row in gone])
     else:
-        _print(verdicts, bool(verbose))
-    return max((each.status for each in verdicts), default=Status.OK)
+        _print([verdict for verdict, _ in rows], bool(verbose))
+    return _status(rows, bool(gone))
 
 
-def _print(verdicts: list[_Verdict], verbose: bool) -> None:
+def _old_run(path: str | None) -> OldRun | None:
+    if path is None:
+        return None
+    from sim.verify.compare import OldRun, OldRunError
+
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return OldRun(file)
+    except OldRunError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _status(rows: list[tuple[Verdict, Change | None]], gone: bool) -> Status:
+    from sim.verify.compare import WORSE
+
+    if any(change is not None for _, change in rows) or gone:
+        worse = gone or any(change is not None and change.kind in WORSE for _, change in rows)
+        return Status.DIFFERS if worse else Status.OK
+    return max((_STATUS[verdict.verdict] for verdict, _ in rows), default=Status.OK)
+
+
+def _complain(verdict: Verdict) -> None:
+    print(f"bpfsim: {printable(verdict.error)}", file=sys.stderr)
+
+
+def _print_json(verdict: Verdict, change: Change | None, with_log: bool) -> None:
+    out = verdict.to_json(with_log) | {"schema": SCHEMA}
+    if change is not None:
+        out["against"] = change.to_json()
+    print(json.dumps(out), flush=True)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def _print_wide(rows: list[tuple[Verdict, Change | None]], gone: list[str]) -> None:
+    from sim.verify.judge import COLUMNS
+
+    names = ["verdict" if name == "ok" else name for name in COLUMNS if name != "error"]
+    compared = any(change is not None for _, change in rows)
+    cells = []
+    for verdict, change in rows:
+        row = [_text(getattr(verdict, name)) for name in names]
+        if change is not None:
+            row.append(change.words)
+        cells.append([*row, _text(verdict.error)])
+    columns = [*names, *(["against"] if compared else []), "error"]
+    if cells:
+        print_table("", columns, cells, "lllllrrrrr")
+    for each in gone:
+        print(f"gone: {printable(each)}")
+
+
+def _print(verdicts: list[Verdict], verbose: bool) -> None:
+    from .verify_text import print_cost, print_explanation, print_log
+
+    shown = [verdict for verdict in verdicts if verdict.failure is None]
+    if not shown:
+        return
     rows = [
-        (v.object, v.program, v.type, v.verdict, "-" if v.processed is None else str(v.processed), v.reason)
-        for v in verdicts
+        (v.object, _text(v.program), _text(v.type), v.verdict, _text(v.processed), _text(v.error))
+        for v in shown
     ]
     print_table("", ("object", "program", "type", "verdict", "processed", "reason"), rows, "llllr")
-    for each in verdicts if verbose else ():
-        print_line(f"log of {each.program}:")
-        for line in each.log.splitlines():
-            print_line(f"  {line}")
+    for verdict in shown:
+        if verdict.log and (verbose or not verdict.ok):
+            print_log(verdict)
+        if verdict.explanation is not None:
+            print_explanation(verdict.explanation)
+        if verdict.cost is not None:
+            print_cost(verdict)

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* A signed index with an upper bound only: a negative one passes the check. */
+#include "bpf_guest.h"
+
+struct table {
+	__u64 counters[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct table);
+} tables SEC(".maps");
+
+SEC("xdp")
+int signed_index(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	int slot = (int)ctx->rx_queue_index;
+	struct table *table = bpf_map_lookup_elem(&tables, &zero);
+
+	if (!table)
+		return XDP_PASS;
+	if (slot >= 16)
+		return XDP_DROP;
+	table->counters[slot] += 1;
+	return XDP_PASS;
+}
+
+char _license[] SEC("license") = "GPL";

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One program of one object: the verdict, and on request what it cost and why it was refused.
+
+A program is loaded by BPF_PROG_LOAD into a kernel of its own. A refused one is loaded once more with a
+recorder beside the verifier; the verifier is deterministic, so that what is recorded is what happened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kernel_model.errors import NotModelled
+from kernel_model.uapi.enums import bpf_prog_type
+
+from ..job.job import describe_program, load_object
+from ..machine import Machine
+from ..userspace.loader import LoadError, UnsupportedObject
+from ..userspace.object import ObjectError, ObjectSpec, read_object
+from .cost import Cost, CostRecorder
+from .explain import Explanation, explain
+from .recorder import Observer, PathRecorder, Recording
+
+ACCEPTED, REJECTED, UNMODELLED, UNUSABLE = "accepted", "rejected", "not modelled", "unusable"
+VERDICTS = (ACCEPTED, REJECTED, UNUSABLE, UNMODELLED)
+"""What can be said of a program; UNUSABLE: the file or the program in it cannot even be given to a kernel."""
+
+COLUMNS = (
+    "object",
+    "program",
+    "section",
+    "type",
+    "ok",
+    "errno",
+    "processed",
+    "insns",
+    "xlated_len",
+    "jited_len",
+    "error",
+)
+"""The fields of a result that every line of ``--json`` has, in this order."""
+
+_LOG_STATS = 4
+_LOG_LEVEL1 = 1
+_PROCESSED = re.compile(r"^processed (\d+) insns", re.MULTILINE)
+_TOO_COMPLEX = "too-complex"
+
+
+@dataclass
+class Options:
+    """What to find out. ``log_level`` is that of BPF_PROG_LOAD, besides the statistics."""
+
+    prog_type: bpf_prog_type | None = None
+    seed: int = 0
+    log_level: int = 0
+    explain: bool = True
+    cost: bool = False
+    timed: bool = False
+
+
+@dataclass
+class Verdict:
+    """One line of the result. Lengths are in bytes, ``insns`` in slots; None: not known.
+
+    ``program`` is None when the object cannot be opened; ``failure`` is what was raised then.
+    """
+
+    object: str
+    program: str | None = None
+    section: str | None = None
+    type: str | None = None
+    verdict: str = ACCEPTED
+    errno: int | None = 0
+    processed: int | None = None
+    insns: int | None = None
+    xlated_len: int | None = None
+    jited_len: int | None = None
+    error: str = ""
+    log: str = ""
+    explanation: Explanation | None = None
+    cost: Cost | None = None
+    failure: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        """The program was loaded."""
+        return self.verdict == ACCEPTED
+
+    def to_json(self, with_log: bool = False) -> dict[str, Any]:
+        """COLUMNS, ``verdict``, and what else is known."""
+        out: dict[str, Any] = {name: getattr(self, name) for name in COLUMNS}
+        out["verdict"] = self.verdict
+        if self.explanation is not None:
+            out["explanation"] = self.explanation.to_json()
+        if self.cost is not None:
+            out["cost"] = self.cost.to_json()
+        if self.log and (with_log or self.explanation is not None):
+            out["log"] = self.log.splitlines()
+        return out
+
+
+def judge_all(
+    paths: list[str], program: str | None = None, options: Options | None = None
+) -> Iterator[Verdict]:
+    """Every program of every object (or only the one named), one after the other.
+
+    Nothing is raised for an object that cannot be used: that is a verdict, too.
+    """
+    options = options or Options()
+    for path in paths:
+        try:
+            spec = read_object(path)
+            names = _programs(spec, program)
+        except (ObjectError, OSError) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            text = one_line(str(error) if not isinstance(error, OSError) else f"{path}: {error.strerror}")
+            yield Verdict(path, program, verdict=UNUSABLE, errno=number, error=text, failure=error)
+            continue
+        for name in names:
+            yield judge(spec, name, options)
+
+
+def _programs(spec: ObjectSpec, only: str | None) -> list[str]:
+    if not spec.programs:
+        raise ObjectError(spec.path, "", None, "object doesn't contain a BPF program to load")
+    if only is not None and only not in spec.programs:
+        raise ObjectError(spec.path, "", None, f"no program named '{only}'")
+    return list(spec.programs) if only is None else [only]
+
+
+def one_line(text: str) -> str:
+    """White space made single blanks."""
+    return " ".join(text.split())
+
+
+def judge(spec: ObjectSpec, name: str, options: Options) -> Verdict:
+    """Load one program of an object into a fresh kernel."""
+    prog = spec.programs[name]
+    kind = prog.type if prog.type is not None else options.prog_type
+    type_name = kind.name.removeprefix("BPF_PROG_TYPE_").lower() if kind is not None else None
+    verdict = Verdict(spec.path, name, prog.section, type_name, insns=len(prog.insns))
+    costs = CostRecorder(options.timed) if options.cost else None
+    error = _load(spec, name, options, verdict, options.log_level | _LOG_STATS, costs)
+    if costs is not None:
+        verdict.cost = costs.cost()
+    if isinstance(error, LoadError):
+        _refused(spec, name, options, verdict, error)
+    return verdict
+
+
+def _load(
+    spec: ObjectSpec, name: str, options: Options, out: Verdict, level: int, observer: Observer | None
+) -> Exception | None:
+    """Load it and fill in what is known then; the error that ended it."""
+    # Program arrays stay empty: each program is loaded without the others.
+    alone = replace(spec, maps={key: replace(each, slots=()) for key, each in spec.maps.items()})
+    with Machine.boot(seed=options.seed) as machine:
+        machine.kernel.verifier_observer = observer
+        try:
+            loaded = load_object(machine.process(), alone, [name], options.prog_type, log_level=level)
+        except LoadError as error:
+            found = _PROCESSED.search(error.log)
+            out.verdict, out.errno, out.log = REJECTED, error.errno, error.log
+            out.processed = int(found[1]) if found else None
+            out.error = one_line(error.reason or str(error))
+            return error
+        except NotModelled as error:
+            out.verdict, out.errno = UNMODELLED, error.errno
+            out.error = one_line(f"not modelled: {error.feature}")
+            return error
+        except (UnsupportedObject, ObjectError) as error:
+            out.verdict = UNMODELLED if isinstance(error, UnsupportedObject) else UNUSABLE
+            out.errno, out.error = None, one_line(str(error))
+            out.failure = error
+            return error
+        info = describe_program(loaded.bpf, name, loaded.progs[name].fd)
+        out.log = loaded.progs[name].log
+    out.processed = info["verified_insns"]
+    out.xlated_len, out.jited_len = info["xlated_bytes"], info["jited_bytes"]
+    return None
+
+
+def _refused(spec: ObjectSpec, name: str, options: Options, out: Verdict, error: LoadError) -> None:
+    if not options.explain or not _PROCESSED.search(error.log):
+        return
+    recorder = PathRecorder()
+    level = options.log_level | _LOG_STATS
+    # The log of a path of a million instructions would help nobody.
+    again = Verdict(spec.path)
+    if find_key(out.error) != _TOO_COMPLEX:
+        level |= _LOG_LEVEL1 if not options.log_level else 0
+    _load(spec, name, options, again, level, recorder)
+    recording: Recording | None = recorder.recording
+    if recording is None:
+        return
+    out.log = again.log
+    if recording.message:
+        out.error = one_line(recording.message)
+    out.explanation = explain(recording, out.log)
+
+
+def find_key(message: str) -> str:
+    """The key of the rule for a message."""
+    from .rules import find_rule
+
+    return find_rule(message)[0].key
+
+
+def base_name(path: str) -> str:
+    """The file's name without its folders."""
+    return Path(path).name
