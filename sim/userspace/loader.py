@@ -82,7 +82,16 @@ class LoadError(Exception):
         return f"{self.path}: {self.what}: {self.call}: {name}" + (f": {self.reason}" if self.reason else "")
 
 
-_STATISTICS = ("processed ", "verification time ", "stack depth ", "mark_precise: ", "peak_states ")
+_STATISTICS = (
+    "processed ",
+    "verification time ",
+    "stack depth ",
+    "mark_precise: ",
+    "peak_states ",
+    "cur state:",
+    "old state:",
+)
+"""What the log may have behind the decisive line, by how it begins."""
 
 
 def _is_statistics(line: str) -> bool:

@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kernel_model.helpers.table import HELPERS
+from kernel_model.helpers.table import HELPERS, proto_for
+from kernel_model.hooks.progtypes import PROG_TYPES
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.verifier import bounds as bd
+from kernel_model.verifier.env import helper_name
 from kernel_model.verifier.regs import (
     BASE_MASK,
     PACKET_ANY,
@@ -67,7 +69,7 @@ class Case:
 
 @dataclass
 class Finding:
-    """``cause``: sentences; ``events`` in any order; ``slots``: instructions worth pointing at, with words."""
+    """``cause``: sentences; ``events``, the latest first; ``slots``: instructions to point at, with words."""
 
     cause: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -100,6 +102,7 @@ def _null(case: Case) -> Finding:
     return out
 
 
+_NULL_BRANCH = ("Look at the condition: the access is on the branch for NULL.",)
 _STALE = (
     "Read ctx->data and ctx->data_end again after the call, and make the bounds checks again.",
     "Or do everything that needs the old pointers before the call.",
@@ -115,13 +118,13 @@ def _pointer(case: Case) -> Finding:
         at = case.where(event.slot)
         if event.kind is Kind.PACKET_MOVED:
             out.title = f"{name} pointed into the packet, which may have been moved since"
-            out.cause.append(f"{event.text[0].upper()}{event.text[1:]} ({at}).")
+            out.cause.append(f"At {at}, {event.text}.")
             out.fixes = _STALE
             return out
         if event.kind is Kind.IS_NULL:
             out.title = f"{name} is NULL here"
             out.cause.append(f"This path is the one on which {at} has found the pointer to be NULL.")
-            out.fixes = ("Look at the condition: the access is on the branch for NULL.",)
+            out.fixes = _NULL_BRANCH
             return out
         if event.kind is Kind.RELEASED:
             out.title = f"{name} was given back before"
@@ -135,8 +138,8 @@ def _pointer(case: Case) -> Finding:
             return out
         if event.kind is Kind.LOADED:
             out.cause.append(
-                f"It was read from memory at {at}, and what is read from memory is a number: pointers keep their "
-                "meaning only in registers and in whole stack slots."
+                f"It was read from memory at {at}, and what is read from memory is a number: pointers keep "
+                "their meaning only in registers and in whole stack slots."
             )
             out.fixes = (
                 "Read through such an address with bpf_probe_read_kernel(), or BPF_CORE_READ() for kernel "
@@ -144,8 +147,60 @@ def _pointer(case: Case) -> Finding:
             )
             return out
     if reg is not None and reg.is_null:
-        out.cause.append(f"{name} is the constant 0 here.")
+        out.title = f"{name} is NULL here"
+        out.cause.append(f"{name} is the constant 0, set at {case.where(out.events[-1].slot)}.")
+        out.fixes = _NULL_BRANCH
     return out
+
+
+_PLAIN_TYPES = {
+    "fp": "the stack",
+    "pkt": "the packet",
+    "pkt_meta": "the packet's metadata",
+    "map_key": "a map's key",
+    "map_value": "a map's value",
+    "mem": "memory of known size",
+    "ringbuf_mem": "a ring-buffer record",
+    "buf": "a buffer",
+    "trusted_ptr_": "a kernel structure",
+    "ctx": "the context",
+    "map_ptr": "a map",
+    "scalar": "a number",
+    "func": "a function of the program",
+    "sock": "a socket",
+    "sock_common": "a socket's common part",
+    "tcp_sock": "a TCP socket",
+    "xdp_sock": "an AF_XDP socket",
+    "dynptr_ptr": "a dynptr",
+}
+"""The log's words for what an argument may be, in plain ones."""
+
+
+def _argument(case: Case) -> Finding:
+    """What the helper takes there, and how the register came to be something else."""
+    out = _pointer(case)
+    wanted = [_PLAIN_TYPES.get(word, word) for word in case.words["wanted"].split(", ")]
+    takes = f"{', '.join(wanted[:-1])} or {wanted[-1]}" if len(wanted) > 1 else wanted[0]
+    name = helper_name(case.insn) or "the helper"
+    out.cause.append(f"Argument {case.reg} of {name} must be (or point to) {takes}.")
+    given = _PLAIN_TYPES.get(case.words["given"].removesuffix("_or_null"), case.words["given"])
+    if case.words["given"].endswith("_or_null"):
+        out.title = f"argument {case.reg} of {name} may be NULL"
+        out.fixes = ("Compare the pointer with NULL and leave (return) before the call.",)
+    elif not out.title.endswith("NULL here"):
+        out.title = out.title or f"argument {case.reg} of {name} is {given}, which it does not take"
+    else:
+        out.title, out.fixes = f"argument {case.reg} of {name} is NULL", ()
+    return out
+
+
+def _helper(case: Case) -> Finding:
+    """Which program types have the helper that this one lacks."""
+    row = HELPERS.get(case.insn.imm) if case.has_path else None
+    if row is None or row.proto is None:
+        return Finding()
+    types = [kind.name for kind in PROG_TYPES.values() if kind.modelled and proto_for(row, kind) is not None]
+    return Finding([f"bpf_{row.name} is there for: {', '.join(types)}."] if types else [])
 
 
 # ---- registers and stack ---------------------------------------------------------------------
@@ -157,7 +212,7 @@ def _written(case: Case) -> Finding:
         if event.kind is Kind.OVERWRITTEN:
             out.events = [event]
             out.title = f"r{case.reg} is read after a call has overwritten it"
-            out.cause.append(f"{event.text[0].upper()}{event.text[1:]} ({case.where(event.slot)}).")
+            out.cause.append(f"At {case.where(event.slot)}, {event.text}.")
             out.fixes = ("Keep what is needed after a call in r6 to r9 or on the stack (compilers do).",)
             return out
     if case.has_path:
@@ -241,6 +296,14 @@ def _limits(case: Case, place: Place, at: int) -> Finding:
     if reg is None:
         return out
     checks = [event for event in events if event.kind is Kind.CHECKED]
+    one_sided = _one_sided(events) if checks else None
+    if one_sided is not None:
+        low, event = one_sided
+        out.cause.append(
+            f"The checks limit it from above only: as a signed number it may be as low as {number(low)} "
+            f"({case.where(event.slot)})."
+        )
+        return out
     for nearer, event in enumerate(events):
         if event.kind is Kind.WIDENED and any(older.kind is Kind.CHECKED for older in events[nearer:]):
             out.cause.append(
@@ -266,16 +329,22 @@ def _limits(case: Case, place: Place, at: int) -> Finding:
             )
             return out
     name = f"r{place.number}"
-    if checks and reg.bounds.smin < 0 <= reg.bounds.smax < bd.S64_MAX:
-        out.cause.append(
-            f"The checks limit {name} from above only: as a signed number it may be anything from "
-            f"{number(reg.bounds.smin)} up."
-        )
-    elif checks:
+    if checks:
         out.cause.append(f"After the checks on this path {name} may be: {bounds_words(reg.bounds)}.")
     else:
         out.cause.append(f"Nothing on this path limits {name}, which may be {bounds_words(reg.bounds)}.")
     return out
+
+
+def _one_sided(events: list[Event]) -> tuple[int, Event] | None:
+    """A step after which the number had an upper limit but could be far below zero: its lowest value."""
+    for event in events:
+        b = event.reg.bounds if event.reg is not None and event.reg.type == SCALAR_VALUE else None
+        if b is not None and b.smin <= bd.S32_MIN and 0 <= b.smax < bd.S32_MAX:
+            return b.smin, event
+        if b is not None and b.s32_min == bd.S32_MIN and 0 <= b.s32_max < bd.S32_MAX and b.umax <= bd.U32:
+            return b.s32_min, event
+    return None
 
 
 def _checked_twin(case: Case, load: int) -> tuple[int, int] | None:
@@ -422,10 +491,11 @@ def _reference(case: Case) -> Finding:
         lost = _last_holder(case, ref)
         if lost is not None:
             at, name = lost
-            out.slots.append((case.history.path[at].at, f"{name} was the last copy of the pointer"))
+            gone = case.history.path[at].at
+            out.slots.append((gone, f"{name} was the last copy of the pointer"))
             out.cause.append(
-                f"The last copy of the pointer, in {name}, is lost at {case.where(case.history.path[at].at)}: "
-                "from there on it cannot be given back."
+                f"The last copy of the pointer, in {name}, is lost at {case.where(gone)}: from there on it "
+                "cannot be given back."
             )
     return out
 
@@ -453,6 +523,9 @@ def _last_holder(case: Case, ref: int) -> tuple[int, str] | None:
     return None
 
 
+_NOT_CONDITIONAL = (op.BPF_JA, op.BPF_CALL, op.BPF_EXIT)
+
+
 def _loop(case: Case) -> Finding:
     out = Finding()
     if not case.has_path and not case.recording.path:
@@ -465,15 +538,19 @@ def _loop(case: Case) -> Finding:
     begin = visits[-1]
     rounds = range(begin, len(path))
     for at in rounds:
-        if case.history.jumped(at) is not None:
-            out.slots.append((path[at].at, f"{case.history.condition(at)}, each round anew"))
+        insn = case.history.insn(at)
+        if insn.code & 7 in (op.BPF_JMP, op.BPF_JMP32) and insn.code & 0xF0 not in _NOT_CONDITIONAL:
+            out.slots.append(
+                (path[at].at, f"{case.history.text(at)}: decides whether there is another round")
+            )
     slots = sorted({path[at].at for at in rounds})
-    out.cause.append(
-        f"One round is instructions {slots[0]} to {slots[-1]}, {plural(len(slots), 'instruction')}."
-    )
+    round_ = f"instructions {slots[0]} to {slots[-1]}" if len(slots) > 1 else f"instruction {slots[0]}"
     changing = _changing(case, begin)
-    if changing:
-        out.cause.append(f"Only {', '.join(changing)} differ at its beginning, in nothing that counts.")
+    names = ", ".join(changing) or "no register"
+    only = "only " if changing else ""
+    out.cause.append(
+        f"One round is {round_}; {only}{names} changes in it, and that brings its end no nearer."
+    )
     return out
 
 
@@ -506,6 +583,11 @@ def _depth(case: Case) -> Finding:
     for sub in case.recording.subprogs:
         if sub.stack_depth:
             out.slots.append((sub.start, f"{sub.name}() uses {plural(sub.stack_depth, 'byte')}"))
+    found = re.search(r"combined stack size of (\d+) calls is (\d+)", case.lines[-1])
+    if found:
+        out.title = (
+            f"{found[1]} functions that call one another need {plural(int(found[2]), 'byte')} of stack"
+        )
     return out
 
 
@@ -523,6 +605,8 @@ SEARCHES: dict[Focus, Callable[[Case], Finding]] = {
     Focus.ORIGIN: _origin,
     Focus.NULL: _null,
     Focus.POINTER: _pointer,
+    Focus.ARGUMENT: _argument,
+    Focus.HELPER: _helper,
     Focus.NUMBER: _number,
     Focus.REGION: _region,
     Focus.PACKET: _packet,

@@ -109,7 +109,8 @@ def explain(recording: Recording, log: str) -> Explanation:
     finding = SEARCHES[rule.focus](case)
     slot = _slot(case)
     sub = recording.subprog_of(slot) if slot >= 0 else None
-    groups = {name: text for name, text in words.groupdict().items() if text is not None}
+    groups = {"type": recording.prog_type, "helper": _helper(case)}
+    groups |= {name: text for name, text in words.groupdict().items() if text is not None}
     return Explanation(
         rule=rule.key,
         title=finding.title or _fill(rule.title, groups),
@@ -128,6 +129,10 @@ def explain(recording: Recording, log: str) -> Explanation:
     )
 
 
+def _helper(case: Case) -> str:
+    return (helper_name(case.insn) if case.has_path and case.insn.code == op.CALL else None) or "the helper"
+
+
 def _fill(template: str, groups: dict[str, str]) -> str:
     # C code in the texts has braces of its own, so this is not str.format().
     return re.sub(r"\{(\w+)\}", lambda found: groups.get(found[1], found[0]), template)
@@ -139,13 +144,11 @@ def _instruction(insns: Sequence[Insn], slot: int) -> str:
 
 def _slot(case: Case) -> int:
     """The instruction that the rejection is about."""
-    if case.recording.phase is Phase.PATHS:
-        return case.recording.insn
     for name in ("slot", "slot2"):
         group = case.words.groupdict().get(name)
         if group is not None and int(group) < len(case.recording.insns):
             return int(group)
-    return -1
+    return case.recording.insn if case.recording.phase is Phase.PATHS else -1
 
 
 # ---- registers -------------------------------------------------------------------------------
@@ -217,8 +220,10 @@ def _known(case: Case) -> list[Known]:
 def _marks(case: Case, finding: Finding) -> dict[int, list[Mark]]:
     """What is said about steps of the path, by step (or, off the path, by -1 - slot)."""
     out: dict[int, list[Mark]] = {}
-    for event in finding.events:
-        out.setdefault(event.step, []).append(Mark(event.slot, f"{event.place.name}: {event.text}"))
+    for event in reversed(finding.events):
+        name = event.place.name
+        text = event.text if event.text.startswith(f"{name} ") else f"{name}: {event.text}"
+        out.setdefault(event.step, []).append(Mark(event.slot, text))
     path = case.recording.path
     for slot, text in finding.slots:
         steps = [at for at, step in enumerate(path) if step.at == slot] if case.has_path else []

@@ -274,13 +274,13 @@ class History:
             )
         if before.type != after.type or before.extra != after.extra:
             return (
-                self._event(Kind.CHECKED, at, place, f"{self.condition(at)}: {reg_words(after)}"),
+                self._event(Kind.CHECKED, at, place, f"{self.condition(at)}: now {reg_words(after)}"),
                 place,
                 True,
             )
         if bd.same(before.bounds, after.bounds):
             return None, place, True
-        text = f"{self.condition(at)}: {bounds_words(after.bounds)}"
+        text = f"{self.condition(at)}, so it is {bounds_words(after.bounds)}"
         return self._event(Kind.CHECKED, at, place, text), place, True
 
     def condition(self, at: int) -> str:
@@ -335,15 +335,15 @@ class History:
             return self._event(Kind.COMPUTED, at, place, text), place, True
         if not by_reg or operation == op.BPF_END:
             kind = self._judge(before, after)
-            return self._event(kind, at, place, f"{text}: {reg_words(after)}"), place, True
+            return self._event(kind, at, place, f"{text} makes it {_result(after)}"), place, True
         other = held(self.path[at], source)
         is_pointer = before.type != SCALAR_VALUE
         if after.type != SCALAR_VALUE and other is not None:
             pointer, moved = (place, source) if is_pointer else (source, place)
-            event = self._event(Kind.COMPUTED, at, place, f"{text}: {reg_words(after)}", moved)
+            event = self._event(Kind.COMPUTED, at, place, f"{text} makes it {_result(after)}", moved)
             return event, pointer if to_pointer else moved, True
         kind = self._judge(before, after)
-        return self._event(kind, at, place, f"{text}: {reg_words(after)}", source), place, True
+        return self._event(kind, at, place, f"{text} makes it {_result(after)}", source), place, True
 
     def _judge(self, before: Reg | None, after: Reg | None) -> Kind:
         if before is None or after is None:
@@ -373,6 +373,10 @@ class History:
             if same and bd.same(base.bounds, reg.bounds):
                 out.append(at)
         return out
+
+
+def _result(reg: Reg) -> str:
+    return bounds_words(reg.bounds) if reg.type == SCALAR_VALUE else reg_words(reg)
 
 
 def source_words(reg: Reg) -> str:

@@ -115,12 +115,17 @@ def judge_all(
             spec = read_object(path)
             names = _programs(spec, program)
         except (ObjectError, OSError) as error:
-            number = error.errno if isinstance(error, OSError) else None
-            text = one_line(str(error) if not isinstance(error, OSError) else f"{path}: {error.strerror}")
-            yield Verdict(path, program, verdict=UNUSABLE, errno=number, error=text, failure=error)
+            yield _unusable(path, program, error)
             continue
         for name in names:
             yield judge(spec, name, options)
+
+
+def _unusable(path: str, program: str | None, error: Exception) -> Verdict:
+    cause = error if isinstance(error, OSError) else error.__context__
+    number = cause.errno if isinstance(cause, OSError) else None
+    text = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    return Verdict(path, program, verdict=UNUSABLE, errno=number, error=one_line(text), failure=error)
 
 
 def _programs(spec: ObjectSpec, only: str | None) -> list[str]:

@@ -20,6 +20,8 @@ class Focus(Enum):
     ORIGIN = "where the registers come from"
     NULL = "whether a check for NULL was made"
     POINTER = "where a pointer became a number"
+    ARGUMENT = "what the helper takes, and where the argument comes from"
+    HELPER = "which program types have the helper"
     NUMBER = "where a number got and lost its limits"
     REGION = "how far an access reaches"
     PACKET = "what of the packet was proved to be there"
@@ -296,7 +298,7 @@ RULES: tuple[Rule, ...] = (
     # ---- the stack ------------------------------------------------------------------------------
     _rule(
         "stack-unwritten",
-        r"invalid read from stack",
+        r"invalid read from stack( R(?P<reg>\d+))?",
         "stack bytes are read that nothing was written to",
         "Without the privilege to see kernel memory (CAP_PERFMON), stack must be written before it is read.",
         ("Initialise the whole variable, padding included: `struct key key = {};` or `__builtin_memset`.",),
@@ -342,19 +344,19 @@ RULES: tuple[Rule, ...] = (
     _rule(
         "wrong-helper",
         r"program of this type cannot use helper (?P<helper>\S+)#\d+|invalid func (?P<unknown>\S+)#",
-        "this program type has no such helper",
+        "programs of type {type} have no helper {helper}",
         "Each program type has its own list of helpers; the kernel may also be older than the helper.",
         (
             "Look the helper up in bpf-helpers(7), and use one that works on this type's context.",
             "Or attach the code at a hook whose program type has the helper.",
         ),
         Needs.NONE,
-        Focus.NOTHING,
+        Focus.HELPER,
     ),
     _rule(
         "gpl-only",
         r"cannot call GPL-restricted function",
-        "the helper is for GPL-compatible programs only",
+        "{helper} is for GPL-compatible programs only",
         "The license section of the object names a license that is not GPL compatible.",
         ('If the license of your program allows it: `char LICENSE[] SEC("license") = "GPL";`',),
         Needs.NONE,
@@ -382,7 +384,7 @@ RULES: tuple[Rule, ...] = (
             "Pass a pointer of one of the expected kinds; data usually has to be on the stack or in "
             "a map first.",
         ),
-        focus=Focus.POINTER,
+        focus=Focus.ARGUMENT,
     ),
     _rule(
         "map-and-helper",

@@ -78,12 +78,9 @@ def map_name(the_map: MapView) -> str:
 
 
 def range_of(b: Bounds) -> tuple[int, int] | None:
-    """The tighter of the signed and the unsigned range; None when nothing is known of either."""
-    signed = None if (b.smin, b.smax) == (bd.S64_MIN, bd.S64_MAX) else (b.smin, b.smax)
-    unsigned = None if (b.umin, b.umax) == (0, bd.U64) else (b.umin, b.umax)
-    if signed is None or unsigned is None:
-        return signed or unsigned
-    return min(signed, unsigned, key=lambda ends: ends[1] - ends[0])
+    """The tighter of the signed and the unsigned range; None when it has more than half of all numbers."""
+    ends = min(((b.smin, b.smax), (b.umin, b.umax)), key=lambda ends: ends[1] - ends[0])
+    return ends if ends[1] - ends[0] <= bd.S64_MAX else None
 
 
 def freedom(b: Bounds) -> int:
@@ -99,11 +96,16 @@ def _ends(low: int, high: int) -> str:
         return number(low)
     if high == bd.S64_MAX:
         return f"{number(low)} or more"
-    if low == bd.S64_MIN:
-        return f"{number(high)} or less, however negative"
-    if high == bd.U64:
-        return f"{number(low)} or more (unsigned)"
     return f"{number(low)} to {number(high)}"
+
+
+def _lower_half(b: Bounds) -> str:
+    """What is known of the lower 32 bits beyond what their number already says; "" for nothing."""
+    if (b.u32_min, b.u32_max) != (0, bd.U32):
+        return _ends(b.u32_min, b.u32_max)
+    if (b.s32_min, b.s32_max) != (bd.S32_MIN, bd.S32_MAX):
+        return f"{_ends(b.s32_min, b.s32_max)} as a signed number"
+    return ""
 
 
 def bounds_words(b: Bounds) -> str:
@@ -112,24 +114,22 @@ def bounds_words(b: Bounds) -> str:
         return number(bd.s64(b.value))
     ends = range_of(b)
     step = (b.mask & -b.mask) if not b.value & ((b.mask & -b.mask) - 1) else 1
-    if ends is None:
-        low32 = (b.u32_min, b.u32_max)
-        if low32 != (0, bd.U32):
-            return f"any 64-bit number whose lower half is {_ends(*low32)}"
-        return "any 64-bit number" if step == 1 else f"any multiple of {step}"
-    if ends == (0, bd.U32):
-        return "any 32-bit number"
-    words = _ends(*ends)
-    return words if step == 1 else f"a multiple of {step}, {words}"
+    if ends is None or ends == (0, bd.U32):
+        words = "any 32-bit number" if ends else "any 64-bit number"
+        if step > 1:
+            words = f"any multiple of {step}"
+        half = _lower_half(b)
+        return f"{words}, the lower half {half}" if half and step == 1 else words
+    return _ends(*ends) if step == 1 else f"a multiple of {step} from {_ends(*ends)}"
 
 
 def _offset(reg: Reg, word: str = "byte") -> str:
-    """``14 bytes`` or ``14 bytes and a further 0 to 60``: how far a pointer was moved; "" for not at all."""
+    """``14 bytes`` or ``14 bytes plus 0 to 60``: how far a pointer was moved; "" for not at all."""
     fixed = reg.off + (bd.s64(reg.bounds.value) if reg.bounds.mask == 0 else 0)
     if reg.bounds.mask == 0:
         return plural(fixed, word) if fixed else ""
     variable = bounds_words(reg.bounds)
-    return f"{plural(fixed, word)} and a further {variable}" if fixed else f"{variable} {word}s"
+    return f"{plural(fixed, word)} plus {variable}" if fixed else variable
 
 
 def _packet(reg: Reg) -> str:

@@ -159,21 +159,25 @@ def test_load_takes_a_type_for_unknown_sections(capsys: pytest.CaptureFixture[st
 
 def test_verify_says_accepted_or_rejected(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     bad = write_object(tmp_path / "bad.o", "xdp", "r0 = r5\nexit", "reads_r5")
-    document = as_json(capsys, "verify", FILTER, bad, status=Status.DIFFERS)
-    rows = {row["program"]: row for row in document["programs"]}
+    status, out, _ = bpfsim(capsys, "verify", FILTER, bad, "--json")
+    assert status == Status.DIFFERS
+    rows = {row["program"]: row for row in map(json.loads, out.splitlines())}
     assert [row["verdict"] for row in rows.values()] == ["accepted", "accepted", "rejected"]
-    assert rows["xdp_filter"]["processed_insns"] > 200
-    assert rows["reads_r5"]["reason"] == "R5 !read_ok"
-    assert "log" not in rows["reads_r5"]
+    assert rows["xdp_filter"]["processed"] > 200
+    assert rows["reads_r5"]["error"] == "R5 !read_ok"
+    assert "log" not in rows["xdp_filter"]
+    assert "0: (bf) r0 = r5" in rows["reads_r5"]["log"]
 
     status, out, _ = bpfsim(capsys, "verify", bad)
     assert status == Status.DIFFERS
     assert "rejected" in out
-    assert "log of" not in out
-    status, out, _ = bpfsim(capsys, "verify", bad, "-v")
     assert "0: (bf) r0 = r5" in out
     assert "processed 1 insns" in out
-    assert bpfsim(capsys, "verify", FILTER)[0] == Status.OK
+    assert "error: r5 is read, but holds nothing [unwritten-register]" in out
+    status, out, _ = bpfsim(capsys, "verify", FILTER)
+    assert status == Status.OK
+    assert "log of" not in out
+    assert "log of xdp_filter" in bpfsim(capsys, "verify", FILTER, "-v")[1]
 
 
 def test_trace_shows_instructions_and_changes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
