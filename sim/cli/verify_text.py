@@ -109,12 +109,12 @@ def print_cost(verdict: Verdict) -> None:
     assert cost is not None
     print_line()
     print_line(f"cost of {verdict.program}:", "bold")
+    print_line(f"  {cost.processed} instructions processed, {cost.percent:.2f} % of the limit")
     print_line(
-        f"  {cost.processed} instructions processed, {cost.percent:.2f} % of the limit; "
-        f"states: {cost.total_states} in all, {cost.peak_states} at most at a time, "
-        f"{cost.max_states_per_insn} at most at one instruction; "
-        f"{cost.branches} branches put aside, {cost.pruned} paths pruned"
+        f"  states: {cost.total_states} in all, at most {cost.peak_states} at a time and "
+        f"{cost.max_states_per_insn} at one instruction"
     )
+    print_line(f"  branches put aside: {cost.branches}; paths that met a known state: {cost.pruned}")
     timed = cost.seconds is not None
     columns = [
         "processed",

@@ -329,7 +329,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "stack-size",
-        r"combined stack size of|stack size of subprog|the call stack of \d+ frames is too deep"
+        r"combined stack size of|stack size \d+\(extra \d+\) is too large|stack size of subprog"
+        r"|the call stack of \d+ frames is too deep"
         r"|tail_calls are not allowed when call stack",
         "the functions need too much stack",
         "A chain of calls may use 512 bytes of stack in all (256 before a tail call) and be 8 calls deep.",
@@ -355,7 +356,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "gpl-only",
-        r"cannot call GPL-restricted function",
+        r"cannot call (GPL-restricted function|kernel function from non-GPL)",
         "{helper} is for GPL-compatible programs only",
         "The license section of the object names a license that is not GPL compatible.",
         ('If the license of your program allows it: `char LICENSE[] SEC("license") = "GPL";`',),
@@ -389,7 +390,8 @@ RULES: tuple[Rule, ...] = (
     _rule(
         "map-and-helper",
         r"cannot pass map_type (?P<type>\d+) into func (?P<helper>\S+)#|expected prog array map for tail call"
-        r"|mixing of tail_calls and bpf-to-bpf calls|callback function not allowed for map",
+        r"|mixing of tail_calls and bpf-to-bpf calls|callback function not allowed for map"
+        r"|tail_call abusing map_ptr",
         "this helper does not work on this type of map",
         "Map types and helpers belong together: lookup and update for hashes and arrays, output helpers for "
         "buffers, tail calls for program arrays ...",
@@ -454,7 +456,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "unprivileged",
-        r"prohibited for !root|are allowed for CAP_BPF and CAP_SYS_ADMIN|uninit stack in range"
+        r"prohibited for !root|CAP_BPF and CAP_PERFMON are required"
+        r"|are allowed for CAP_BPF and CAP_SYS_ADMIN|uninit stack in range"
         r"|unknown scalar with mixed signed bounds|with unsupported alu operation"
         r"|from different maps, paths or scalars|beyond pointer bounds",
         "this is for privileged programs only",
@@ -573,7 +576,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "needs-jit",
-        r"in non-JITed programs",
+        r"in non-JITed programs|JIT is required",
         "this needs the JIT compiler",
         "The interpreter cannot run programs with this combination of features.",
         ("Switch the JIT on: sysctl net.core.bpf_jit_enable=1.",),

@@ -76,8 +76,8 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", FILTER, BAD, "nowhere.o", "--table"]) == Status.BAD_INPUT
     captured = capsys.readouterr()
     head, *rows = _columns(captured.out)
-    assert head == ["object", "program", "section", "type", "verdict", "errno", "processed", "insns", "xlated_len",
-                    "jited_len  error"]  # fmt: skip
+    names = "object program section type verdict errno processed insns xlated_len"
+    assert head == [*names.split(), "jited_len  error"]
     assert [each[4] for each in rows] == ["accepted", "accepted", "rejected", "unusable"]
     assert rows[2][9] == "-  R0 invalid mem access 'map_value_or_null'"
     assert "log of" not in captured.out

@@ -94,7 +94,7 @@ def test_time_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", str(guests.path("bench/csum512.bpf.o")), "--cost"]) == Status.OK
     out = capsys.readouterr().out
-    assert "% of the limit; states: 11 in all" in out
+    assert "923 instructions processed, 0.09 % of the limit" in out
     assert re.search(r"csum512\.c:16 +512 +55\.5 +4 +128 .*sum \+= \*\(__u32 \*\)\(data \+ i\);", out)
 
 
