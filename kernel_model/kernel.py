@@ -8,6 +8,7 @@ pickling leaves them out, and :meth:`Kernel.bind` plugs them in again.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ from .errors import KernelError
 from .fs.bpffs import BpfFs
 from .isa.native import CpuFeatures, Mitigations, NativeCompiler
 from .mm.slab import KernelAllocator
+from .mm.vmap import Vmaps
 from .net.stack import NetStack
 from .objects import Idr
 from .ports import Clock, Cpu, Memory, Random, Text
@@ -103,6 +105,7 @@ class Kernel(Ports):
         self._stacks_free: list[int] = []
         self._stacks_next = 0
         self._stack_frames: dict[int, list[int]] = {}
+        self.vmaps = Vmaps()
 
     _PORTS = frozenset(Ports.__dataclass_fields__)
 
@@ -158,6 +161,14 @@ class Kernel(Ports):
         """Undo :meth:`enter_stack`."""
         if previous is not None:
             self.cpu.on_stack(previous)
+
+    def vmap(self, pages: Sequence[int]) -> int:
+        """See ports.Services."""
+        return self.vmaps.map(self, pages)
+
+    def vunmap(self, addr: int) -> None:
+        """See ports.Services."""
+        self.vmaps.unmap(self, addr)
 
     # Processes
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .kernel import Kernel
 
 
+EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLRDNORM, EPOLLWRNORM = 1, 4, 8, 0x40, 0x100
+
+
 class KObject:
     """Something that lives as long as anything refers to it."""
 
@@ -40,6 +43,20 @@ class KObject:
     def put_user(self, kernel: Kernel) -> None:
         """Drop such a reference. An object's first reference is one of these."""
         self.put(kernel)
+
+    def poll(self, kernel: Kernel) -> int:
+        """What poll(2) would report now (EPOLL* bits); files without a poll of their own are always ready."""
+        return EPOLLIN | EPOLLOUT | EPOLLRDNORM | EPOLLWRNORM
+
+    def wakeups(self, kernel: Kernel) -> int | None:
+        """How often those who wait for the object were woken; None for one that cannot be waited for."""
+        return None
+
+    def vma_open(self, writable: bool) -> None:
+        """A process maps the object's memory."""
+
+    def vma_close(self, writable: bool) -> None:
+        """Such a mapping is gone."""
 
     def release(self, kernel: Kernel) -> None:
         """Give back what the object owns."""

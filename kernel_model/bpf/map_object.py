@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, cast
 from ..errors import KernelError
 from ..maps.array import ProgArrayMap
 from ..maps.base import BpfMap
-from ..objects import KObject
+from ..maps.ringbuf import RingbufMap
+from ..objects import EPOLLERR, EPOLLIN, EPOLLRDNORM, KObject
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
     from .btf_object import BtfObject
     from .prog import BpfProg
+
+
+FMODE_READ, FMODE_WRITE = 1, 2
+"""What a map's descriptor may be used for."""
 
 
 class MapObject(KObject):
@@ -34,6 +39,8 @@ class MapObject(KObject):
         self.owner: tuple[int, int, bool] | None = None
         """Type, attach type and whether compiled, of all programs that may be in or use this array."""
         self.users = 1
+        self.writers = 0
+        """Mappings by processes that may write (writecnt): the map cannot be frozen meanwhile."""
         impl.set_id(kernel, kernel.maps.add(self))
         kernel.maps_by_addr[impl.addr] = impl
 
@@ -51,6 +58,27 @@ class MapObject(KObject):
             for key in list(self.entries):
                 self.refer(kernel, key, None)
         self.put(kernel)
+
+    def poll(self, kernel: Kernel) -> int:
+        """bpf_map_poll(): an error unless the map type can be polled."""
+        if not isinstance(self.impl, RingbufMap):
+            return EPOLLERR
+        return EPOLLIN | EPOLLRDNORM if self.impl.poll(kernel) else 0
+
+    def wakeups(self, kernel: Kernel) -> int | None:
+        return self.impl.wakeups(kernel) if isinstance(self.impl, RingbufMap) else 0
+
+    def vma_open(self, writable: bool) -> None:
+        self.writers += writable
+
+    def vma_close(self, writable: bool) -> None:
+        self.writers -= writable
+
+    def freeze(self, kernel: Kernel) -> None:
+        """BPF_MAP_FREEZE: KernelError(EBUSY) while a process has the map mapped writable."""
+        if self.writers:
+            raise KernelError(errno.EBUSY, "the map is mapped writable")
+        self.impl.freeze(kernel)
 
     def refer(self, kernel: Kernel, key: bytes, obj: KObject | None) -> None:
         """Note what a slot refers to now, patch direct tail calls through it, drop what it referred to."""

@@ -190,6 +190,25 @@ struct lpm_trie {
 	u32 lock;
 };
 
+/*
+ * The first three members are a page each: the kernel's own, the consumer's and the producer's. `wakeups`
+ * stands for the wait queue: how often it was woken.
+ */
+struct bpf_ringbuf {
+	union {
+		struct { u64 wakeups; u64 mask; s32 nr_pages; u32 spinlock; u32 busy; };
+		u8 meta_page[4096];
+	};
+	union { u64 consumer_pos; u8 consumer_page[4096]; };
+	union {
+		struct { u64 producer_pos; u64 pending_pos; };
+		u8 producer_page[4096];
+	};
+	char data[0];
+};
+
+struct bpf_ringbuf_map { struct bpf_map map; struct bpf_ringbuf *rb; };
+
 struct bpf_queue_stack {
 	struct bpf_map map;
 	u32 lock;

@@ -138,7 +138,9 @@ class ArrayMap(ArrayBase):
     """BPF_MAP_TYPE_ARRAY: zeroed values in a row; BPF_F_MMAPABLE puts them on pages of their own."""
 
     OPS = "array_map_ops"
+    BATCH = frozenset(("lookup", "update"))
     META_EQUAL_ENTRIES = True
+    MMAP = True
 
     def lookup_elem(self, services: Services, key: bytes, cpu: int) -> int:
         return self._slot(key)
@@ -154,23 +156,20 @@ class ArrayMap(ArrayBase):
             raise einval("offset beyond the value")
         return self.addr + self._data + off
 
-    @property
-    def mmap_size(self) -> int:
-        """How many bytes of the values can be mapped, in whole pages; 0 without BPF_F_MMAPABLE."""
-        if not self.map_flags & MMAPABLE:
-            return 0
-        return round_up(self.max_entries * self.elem_size, PAGE_SIZE)
-
-    @property
-    def values_addr(self) -> int:
-        """Where element 0 lies: on a page boundary with BPF_F_MMAPABLE."""
-        return self.addr + self._data
+    def mmap_pages(self, start: int, count: int, writable: bool) -> list[int]:
+        """array_map_mmap(): KernelError(EINVAL) without BPF_F_MMAPABLE, or beyond the values' pages."""
+        first = self.addr + self._data
+        size = round_up(self.max_entries * self.elem_size, PAGE_SIZE)
+        if not self.map_flags & MMAPABLE or (start + count) * PAGE_SIZE > size:
+            raise einval("no such pages can be mapped")
+        return [first + PAGE_SIZE * page for page in range(start, start + count)]
 
 
 class PercpuArrayMap(ArrayBase):
     """BPF_MAP_TYPE_PERCPU_ARRAY: one value for each CPU behind each per-CPU pointer."""
 
     OPS = "percpu_array_map_ops"
+    BATCH = frozenset(("lookup", "update"))
     PERCPU = True
 
     def alloc(self, services: Services, attr: MapAttr) -> None:

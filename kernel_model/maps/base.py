@@ -47,6 +47,12 @@ class BpfMap(ABC):
     META_EQUAL_ENTRIES: ClassVar[bool] = False
     """Whether maps in one map of maps must have equally many entries."""
 
+    MMAP: ClassVar[bool] = False
+    """Whether the type has map_mmap()."""
+
+    BATCH: ClassVar[frozenset[str]] = frozenset()
+    """Which operations on many elements the type has: lookup, lookup and delete, update, delete."""
+
     def __init__(self, services: Services, attr: MapAttr, name: bytes) -> None:
         self.addr = 0
         self.id = 0
@@ -183,6 +189,10 @@ class BpfMap(ABC):
     def value_addr(self, off: int) -> int:
         """map_direct_value_addr(): where byte ``off`` of a one-element array's value lies."""
         raise KernelError(errno.EINVAL, "this map type has no direct value access")
+
+    def mmap_pages(self, start: int, count: int, writable: bool) -> list[int]:
+        """map_mmap(): the kernel addresses of ``count`` pages from page ``start`` on of what is mapped."""
+        raise KernelError(ENOTSUPP, "maps of this type cannot be mapped")
 
     @abstractmethod
     def memory_usage(self, services: Services) -> int:

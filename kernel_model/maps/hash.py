@@ -48,14 +48,30 @@ _SCAN: Final = 512
 """Buckets that are read at once when the table is walked."""
 
 
+class Batch:
+    """Elements of neighbouring buckets: keys, values, and addresses bucket by bucket.
+
+    ``bucket`` is the number of the bucket behind them.
+    """
+
+    def __init__(self, bucket: int) -> None:
+        self.bucket = bucket
+        self.chains: list[list[int]] = []
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
+
+
 class HtabBase(BpfMap):
     """The table, its buckets and elements; ``elem_size`` is the whole element's, ``n_buckets`` 2**n."""
 
     STRUCT: ClassVar[str] = "bpf_htab"
     LINUX_SIZE: ClassVar[int] = 832
+    BATCH = frozenset(("lookup", "lookup and delete", "update", "delete"))
     PERCPU: ClassVar[bool] = False
     LRU: ClassVar[bool] = False
     EXTRA_ELEMS: ClassVar[bool] = False
+    _BATCH_BY_KEY: ClassVar[bool] = False
+    """Values are not the element's own bytes: batches look them up."""
 
     @classmethod
     def alloc_check(cls, services: Services, attr: MapAttr, creator: Creator) -> None:
@@ -255,6 +271,47 @@ class HtabBase(BpfMap):
         for elem in self.elements(services):
             yield services.memory.read(elem + self._o_key, self.key_size)
 
+    def batch(self, services: Services, bucket: int, count: int) -> Batch:
+        """Whole buckets from number ``bucket`` on, as long as not more than ``count`` elements come together.
+
+        Values are as system calls read them.
+        """
+        memory, found = services.memory, Batch(bucket)
+        words = self._bucket_size // 8
+        key_end = self._o_key + self.key_size
+        size = key_end if self._BATCH_BY_KEY else self._o_value + self.value_size
+        for start in range(bucket, self.n_buckets, _SCAN):
+            here = min(_SCAN, self.n_buckets - start)
+            raw = memory.read(self._buckets + start * self._bucket_size, here * self._bucket_size)
+            for node in memoryview(raw).cast("Q")[::words]:
+                chain = []
+                while not node & 1:
+                    data = memory.read(node, size)
+                    chain.append((node, data))
+                    node = int.from_bytes(data[:8], "little")
+                if len(found.keys) + len(chain) > count:
+                    return found
+                if chain:
+                    found.chains.append([elem for elem, _ in chain])
+                for _, data in chain:
+                    key = data[self._o_key : key_end]
+                    found.keys.append(key)
+                    found.values.append(self._batch_value(services, key, data))
+                found.bucket += 1
+        return found
+
+    def _batch_value(self, services: Services, key: bytes, data: bytes) -> bytes:
+        """The value for a system call, from an element's bytes."""
+        return data[self._o_value :]
+
+    def delete_batch(self, services: Services, batch: Batch) -> None:
+        """Take out what :meth:`batch` found. Linux frees a bucket's elements last one first."""
+        for chain in batch.chains:
+            for elem in chain:
+                self._unlink(services, elem)
+            for elem in reversed(chain):
+                self._free_elem(services, elem)
+
     # Changing.
 
     def _link(self, services: Services, bucket: int, elem: int) -> None:
@@ -390,6 +447,12 @@ class PercpuHtabMap(HtabBase):
 
     OPS = "htab_percpu_map_ops"
     PERCPU = True
+    _BATCH_BY_KEY = True
+
+    def _batch_value(self, services: Services, key: bytes, data: bytes) -> bytes:
+        value = self.lookup(services, key)
+        assert value is not None
+        return value
 
     @property
     def syscall_value_size(self) -> int:

@@ -58,6 +58,7 @@ class LpmTrie(BpfMap):
     STRUCT: ClassVar[str] = "lpm_trie"
     OPS: ClassVar[str] = "trie_map_ops"
     LINUX_SIZE: ClassVar[int] = 400
+    BATCH = frozenset(("lookup", "update", "delete"))
 
     @classmethod
     def alloc_check(cls, services: Services, attr: MapAttr, creator: Creator) -> None:

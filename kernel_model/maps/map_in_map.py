@@ -27,6 +27,7 @@ class ArrayOfMaps(FdArrayMap):
 
     OPS = "array_of_maps_map_ops"
     META_EQUAL = False
+    BATCH = frozenset(("lookup", "update"))
 
     def alloc(self, services: Services, attr: MapAttr) -> None:
         self.inner_map_meta = InnerMapMeta(attr.inner)
@@ -47,6 +48,12 @@ class HashOfMaps(HtabBase):
 
     OPS = "htab_of_maps_map_ops"
     META_EQUAL = False
+    _BATCH_BY_KEY = True
+
+    def _batch_value(self, services: Services, key: bytes, data: bytes) -> bytes:
+        value = self.lookup(services, key)
+        assert value is not None
+        return value
 
     @classmethod
     def alloc_check(cls, services: Services, attr: MapAttr, creator: Creator) -> None:

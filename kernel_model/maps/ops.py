@@ -78,6 +78,11 @@ MAP_OPS: Final[Mapping[str, Mapping[str, str]]] = {
         "map_update_elem": "trie_update_elem",
         "map_delete_elem": "trie_delete_elem",
     },
+    "ringbuf_map_ops": {
+        "map_lookup_elem": "ringbuf_map_lookup_elem",
+        "map_update_elem": "ringbuf_map_update_elem",
+        "map_delete_elem": "ringbuf_map_delete_elem",
+    },
     "queue_map_ops": {
         **_QUEUE_STACK,
         "map_pop_elem": "queue_map_pop_elem",

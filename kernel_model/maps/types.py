@@ -22,6 +22,7 @@ from .lpm_trie import LpmTrie
 from .lru_hash import LruHtabMap, LruPercpuHtabMap
 from .map_in_map import ArrayOfMaps, HashOfMaps
 from .queue_stack import QueueMap, StackMap
+from .ringbuf import RingbufMap
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ MAP_TYPES: Final[dict[int, MapType]] = {
         _row(_T.BPF_MAP_TYPE_SK_STORAGE, "5.2", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_DEVMAP_HASH, "5.4", None, CAP_NET_ADMIN),
         _row(_T.BPF_MAP_TYPE_STRUCT_OPS, "5.6", None, CAP_BPF),
-        _row(_T.BPF_MAP_TYPE_RINGBUF, "5.8"),
+        _row(_T.BPF_MAP_TYPE_RINGBUF, "5.8", RingbufMap),
         _row(_T.BPF_MAP_TYPE_INODE_STORAGE, "5.10", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_TASK_STORAGE, "5.11", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_BLOOM_FILTER, "5.16", None, CAP_BPF),

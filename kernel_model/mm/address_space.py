@@ -13,6 +13,7 @@ from .pages import PAGE_SIZE
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
+    from ..objects import File
 
 USER_END = 0x0000_7FFF_FFFF_F000
 MMAP_BASE = 0x0000_7F00_0000_0000
@@ -22,14 +23,46 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 _NEEDED = {"read": PROT_READ | PROT_WRITE | PROT_EXEC, "write": PROT_WRITE, "fetch": PROT_EXEC}
 
 
+@dataclass(eq=False)
+class Backing:
+    """Memory of a kernel object that areas show: its page frames, by number from the mapping's start.
+
+    Each area holds a reference to ``file``, and the object is told of areas that may write.
+    """
+
+    file: File
+    frames: tuple[int, ...]
+    writable: bool
+
+    def open(self) -> None:
+        """An area more."""
+        self.file.get()
+        self.file.obj.vma_open(self.writable)
+
+    def close(self, kernel: Kernel) -> None:
+        """An area less."""
+        self.file.obj.vma_close(self.writable)
+        self.file.put(kernel)
+
+
 @dataclass
 class Area:
-    """A mapped range ``[start, end)`` with PROT_* rights (struct vm_area_struct)."""
+    """A mapped range ``[start, end)`` with PROT_* rights (struct vm_area_struct).
+
+    With a ``backing``, ``first`` is the number of its frame that lies at ``start``.
+    """
 
     start: int
     end: int
     prot: int
     name: str = ""
+    backing: Backing | None = None
+    first: int = 0
+
+    def part(self, start: int, end: int) -> Area:
+        """What is left of the area when only ``[start, end)`` stays."""
+        first = self.first + (start - self.start) // PAGE_SIZE
+        return Area(start, end, self.prot, self.name, self.backing, first)
 
 
 class AddressSpace:
@@ -38,6 +71,8 @@ class AddressSpace:
     def __init__(self, root: int) -> None:
         self.root = root
         self.frames: dict[int, int] = {}
+        self.borrowed: set[int] = set()
+        """Pages whose frames belong to a backing."""
         self._areas: list[Area] = []
         self._starts: list[int] = []
         self.mapped = 0
@@ -61,8 +96,10 @@ class AddressSpace:
             first -= 1
         return first, max(first, bisect.bisect_left(self._starts, end))
 
-    def map_area(self, size: int, prot: int, addr: int = 0, name: str = "") -> int:
-        """Reserve ``size`` bytes (rounded to pages), demand-zero; returns the address.
+    def map_area(
+        self, size: int, prot: int, addr: int = 0, name: str = "", backing: Backing | None = None
+    ) -> int:
+        """Reserve ``size`` bytes (rounded to pages), demand-zero or with a backing; returns the address.
 
         At ``addr`` when given (page-aligned, free: else EINVAL/EEXIST), otherwise at the next free place
         (ENOMEM when there is none). KernelError(ESRCH) when the process has exited.
@@ -80,7 +117,9 @@ class AddressSpace:
         first, end = self._overlapping(addr, addr + size)
         if first != end:
             raise KernelError(errno.EEXIST, f"{addr:#x} is mapped already")
-        self._replace(first, first, [Area(addr, addr + size, prot, name)])
+        if backing is not None:
+            backing.open()
+        self._replace(first, first, [Area(addr, addr + size, prot, name, backing)])
         return addr
 
     def _free_place(self, size: int) -> int:
@@ -104,15 +143,29 @@ class AddressSpace:
         stop = addr + -(-size // PAGE_SIZE) * PAGE_SIZE
         first, end = self._overlapping(addr, stop)
         kept: list[Area] = []
-        for area in self._areas[first:end]:
+        gone = self._areas[first:end]
+        for area in gone:
             if area.start < addr:
-                kept.append(Area(area.start, addr, area.prot, area.name))
+                kept.append(area.part(area.start, addr))
             if stop < area.end:
-                kept.append(Area(stop, area.end, area.prot, area.name))
+                kept.append(area.part(stop, area.end))
+        for area in kept:
+            if area.backing is not None:
+                area.backing.open()
         self._replace(first, end, kept)
         for page in [page for page in self.frames if addr <= page < stop]:
             kernel.paging.unmap_page(self.root, page)
-            kernel.alloc.pages.free(self.frames.pop(page))
+            self._put_frame(kernel, page)
+        for area in gone:
+            if area.backing is not None:
+                area.backing.close(kernel)
+
+    def _put_frame(self, kernel: Kernel, page: int) -> None:
+        frame = self.frames.pop(page)
+        if page in self.borrowed:
+            self.borrowed.remove(page)
+        else:
+            kernel.alloc.pages.free(frame)
 
     def fault(self, kernel: Kernel, addr: int, kind: str) -> bool:
         """Handle a user page fault: populate the page when the area allows it; False for SIGSEGV."""
@@ -126,8 +179,12 @@ class AddressSpace:
         return True
 
     def _populate(self, kernel: Kernel, page: int, area: Area) -> int:
-        frame = kernel.alloc.pages.alloc()
-        kernel.physical[frame : frame + PAGE_SIZE] = bytes(PAGE_SIZE)
+        if area.backing is not None:
+            frame = area.backing.frames[area.first + (page - area.start) // PAGE_SIZE]
+            self.borrowed.add(page)
+        else:
+            frame = kernel.alloc.pages.alloc()
+            kernel.physical[frame : frame + PAGE_SIZE] = bytes(PAGE_SIZE)
         self.frames[page] = frame
         kernel.paging.map_page(
             self.root,
@@ -150,14 +207,15 @@ class AddressSpace:
     def read(self, kernel: Kernel, addr: int, size: int, populate: bool = True) -> bytes:
         """Copy from user space; MemoryFault at the first byte that may not be read.
 
-        Without ``populate``, pages that were never touched are not made present: they read zero.
+        Without ``populate``, pages of their own that were never touched are not made present: they read
+        zero.
         """
         self._check(addr, size, "read")
         parts = []
         while size > 0:
             page, off = addr & ~(PAGE_SIZE - 1), addr & (PAGE_SIZE - 1)
             part = min(size, PAGE_SIZE - off)
-            if populate or page in self.frames:
+            if populate or page in self.frames or self._backed(page):
                 frame = self._frame(kernel, addr, "read")
                 parts.append(bytes(kernel.physical[frame + off : frame + off + part]))
             else:
@@ -165,6 +223,10 @@ class AddressSpace:
             addr += part
             size -= part
         return b"".join(parts)
+
+    def _backed(self, page: int) -> bool:
+        area = self.find(page)
+        return area is not None and area.backing is not None
 
     def check_writable(self, addr: int, size: int) -> None:
         """MemoryFault at the first byte of the range that may not be written."""
@@ -191,9 +253,12 @@ class AddressSpace:
 
     def free(self, kernel: Kernel) -> None:
         """Give back every frame and the page tables; nothing can be mapped any more."""
-        for frame in self.frames.values():
-            kernel.alloc.pages.free(frame)
-        self.frames.clear()
+        for page in list(self.frames):
+            self._put_frame(kernel, page)
+        gone = list(self._areas)
         self._replace(0, len(self._areas), [])
         kernel.paging.free_user_half(self.root)
         self.root = 0
+        for area in gone:
+            if area.backing is not None:
+                area.backing.close(kernel)

@@ -100,6 +100,10 @@ class KernelAllocator:
                 joined.append((start, end))
         self._percpu_free = joined
 
+    def frame(self, addr: int) -> int:
+        """See ports.Allocator."""
+        return addr - self._direct_map
+
     def per_cpu_offset(self, cpu: int) -> int:
         """What to add to a per-CPU pointer for CPU ``cpu``."""
         return self.percpu.offsets[cpu]

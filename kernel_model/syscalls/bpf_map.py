@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from ..bpf.btf_object import BtfObject
 from ..bpf.map_btf import map_check_btf
-from ..bpf.map_object import MapObject
+from ..bpf.map_object import FMODE_READ, FMODE_WRITE, MapObject
 from ..bpf.prog import BpfProg
 from ..errors import KernelError, NotModelled
 from ..maps import types as map_types
@@ -17,11 +16,6 @@ from ..maps.attr import RDONLY, WRONLY, Creator, MapAttr
 from ..maps.map_in_map import ArrayOfMaps, HashOfMaps
 from .bpf import Call, command
 from .table import as_int
-
-if TYPE_CHECKING:
-    pass
-
-FMODE_READ, FMODE_WRITE = 1, 2
 
 
 def file_access(flags: int) -> int:
@@ -34,7 +28,7 @@ def file_access(flags: int) -> int:
     return (0 if flags & WRONLY else FMODE_READ) | (0 if flags & RDONLY else FMODE_WRITE)
 
 
-def _map(call: Call, mode: int) -> MapObject:
+def map_for(call: Call, mode: int) -> MapObject:
     """The map behind attr.map_fd; KernelError(EPERM) when the descriptor may not be used that way."""
     number = as_int(call.attr["map_fd"])
     held = call.object(number, MapObject)
@@ -78,7 +72,7 @@ def _key(call: Call, held: MapObject) -> bytes:
 @command("MAP_LOOKUP_ELEM")
 def map_lookup_elem(call: Call) -> int:
     """BPF_MAP_LOOKUP_ELEM: the value is copied to attr.value; ENOENT when there is none."""
-    held = _map(call, FMODE_READ)
+    held = map_for(call, FMODE_READ)
     value = held.impl.lookup(call.kernel, _key(call, held), call.attr["flags"])
     if value is None:
         raise KernelError(errno.ENOENT, "no such key")
@@ -89,28 +83,34 @@ def map_lookup_elem(call: Call) -> int:
 @command("MAP_UPDATE_ELEM")
 def map_update_elem(call: Call) -> int:
     """BPF_MAP_UPDATE_ELEM."""
-    held = _map(call, FMODE_WRITE)
-    impl, key = held.impl, _key(call, held)
-    value = call.read(call.attr["value"], impl.syscall_value_size)
+    held = map_for(call, FMODE_WRITE)
+    key = _key(call, held)
+    value = call.read(call.attr["value"], held.impl.syscall_value_size)
+    update_value(call, held, key, value, call.attr["flags"])
+    return 0
+
+
+def update_value(call: Call, held: MapObject, key: bytes, value: bytes, flags: int) -> None:
+    """bpf_map_update_value(): one element, whichever kind of map; descriptors in it are looked up."""
+    impl = held.impl
     if isinstance(impl, ProgArrayMap):
-        impl.check_update_ptr(key, call.attr["flags"])
+        impl.check_update_ptr(key, flags)
         prog = _prog_for(call, held, value)
         impl.update_ptr(call.kernel, key, prog.addr)
         held.refer(call.kernel, key, prog)
     elif isinstance(impl, ArrayOfMaps):
-        impl.check_update_ptr(key, call.attr["flags"])
+        impl.check_update_ptr(key, flags)
         inner = _inner_for(call, impl, value)
         impl.update_ptr(call.kernel, key, inner.addr)
         held.refer(call.kernel, key, inner)
     elif isinstance(impl, HashOfMaps):
         inner = _inner_for(call, impl, value)
-        impl.update_ptr(call.kernel, key, inner.addr, call.attr["flags"])
+        impl.update_ptr(call.kernel, key, inner.addr, flags)
         held.refer(call.kernel, key, inner)
     elif isinstance(impl, FdArrayMap):
         raise NotModelled(f"elements of map type {held.map_type}", errno.EOPNOTSUPP)
     else:
-        impl.update(call.kernel, key, value, call.attr["flags"])
-    return 0
+        impl.update(call.kernel, key, value, flags)
 
 
 def _prog_for(call: Call, held: MapObject, value: bytes) -> BpfProg:
@@ -131,17 +131,21 @@ def _inner_for(call: Call, impl: ArrayOfMaps | HashOfMaps, value: bytes) -> MapO
 @command("MAP_DELETE_ELEM")
 def map_delete_elem(call: Call) -> int:
     """BPF_MAP_DELETE_ELEM."""
-    held = _map(call, FMODE_WRITE)
-    key = _key(call, held)
+    held = map_for(call, FMODE_WRITE)
+    delete_value(call, held, _key(call, held))
+    return 0
+
+
+def delete_value(call: Call, held: MapObject, key: bytes) -> None:
+    """One element goes, and the reference that it was."""
     held.impl.delete(call.kernel, key)
     held.refer(call.kernel, key, None)
-    return 0
 
 
 @command("MAP_LOOKUP_AND_DELETE_ELEM")
 def map_lookup_and_delete_elem(call: Call) -> int:
     """BPF_MAP_LOOKUP_AND_DELETE_ELEM."""
-    held = _map(call, FMODE_READ | FMODE_WRITE)
+    held = map_for(call, FMODE_READ | FMODE_WRITE)
     value = held.impl.lookup_and_delete(call.kernel, _key(call, held), call.attr["flags"])
     call.write(call.attr["value"], value)
     return 0
@@ -150,7 +154,7 @@ def map_lookup_and_delete_elem(call: Call) -> int:
 @command("MAP_GET_NEXT_KEY")
 def map_get_next_key(call: Call) -> int:
     """BPF_MAP_GET_NEXT_KEY: a NULL key asks for the first."""
-    held = _map(call, FMODE_READ)
+    held = map_for(call, FMODE_READ)
     key = call.read(call.attr["key"], held.key_size) if call.attr["key"] else None
     call.write(call.attr["next_key"], held.impl.get_next_key(call.kernel, key))
     return 0
@@ -159,5 +163,5 @@ def map_get_next_key(call: Call) -> int:
 @command("MAP_FREEZE")
 def map_freeze(call: Call) -> int:
     """BPF_MAP_FREEZE: system calls can no longer write."""
-    _map(call, FMODE_WRITE).impl.freeze(call.kernel)
+    map_for(call, FMODE_WRITE).freeze(call.kernel)
     return 0

@@ -6,8 +6,11 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from ..bpf.map_mmap import map_mmap
+from ..bpf.map_object import MapObject
 from ..errors import KernelError, NotModelled
-from ..mm.address_space import PROT_EXEC, PROT_READ, PROT_WRITE, USER_END
+from ..mm.address_space import PROT_EXEC, PROT_READ, PROT_WRITE, USER_END, Backing
+from ..mm.pages import PAGE_SIZE
 from .table import as_int, syscall
 
 if TYPE_CHECKING:
@@ -24,11 +27,12 @@ MEMORY_LIMIT = 256 << 30
 def sys_mmap(
     kernel: Kernel, task: Task, addr: int, size: int, prot: int, flags: int, fd: int, off: int
 ) -> int:
-    """Anonymous private memory. File mappings are not modelled; W^X holds for user memory too."""
-    if not flags & MAP_ANONYMOUS:
-        raise NotModelled("mmap of a file", errno.ENODEV)
+    """Anonymous memory, or that of a map. Other files are not modelled; W^X holds for user memory too."""
     if not flags & (MAP_PRIVATE | MAP_SHARED) or prot & ~_PROT_ALL or not size:
         raise KernelError(errno.EINVAL, "bad mmap arguments")
+    backing = None
+    if not flags & MAP_ANONYMOUS:
+        backing = _file_backing(kernel, task, as_int(fd), size, prot, flags, off)
     if prot & PROT_WRITE and prot & PROT_EXEC:
         raise NotModelled("memory that is writable and executable", errno.EACCES)
     if task.mm.mapped + size > MEMORY_LIMIT:
@@ -39,8 +43,18 @@ def sys_mmap(
         if addr + size > USER_END:
             raise KernelError(errno.ENOMEM, "MAP_FIXED range exceeds the address space")
         task.mm.unmap(kernel, addr, size)
-        return task.mm.map_area(size, prot, addr)
-    return task.mm.map_area(size, prot)
+        return task.mm.map_area(size, prot, addr, backing=backing)
+    return task.mm.map_area(size, prot, backing=backing)
+
+
+def _file_backing(kernel: Kernel, task: Task, fd: int, size: int, prot: int, flags: int, off: int) -> Backing:
+    """The file's half of do_mmap(): KernelError(EBADF, EINVAL, EACCES, EPERM, ENODEV) and the map's own."""
+    file = task.files.find(fd)
+    if off % PAGE_SIZE:
+        raise KernelError(errno.EINVAL, "the offset is no multiple of a page")
+    if isinstance(file.obj, MapObject):
+        return map_mmap(kernel, file, size, prot, bool(flags & MAP_SHARED), off // PAGE_SIZE)
+    raise NotModelled(f"mmap of a {file.obj.kind}", errno.ENODEV)
 
 
 @syscall(11, "munmap", 2)

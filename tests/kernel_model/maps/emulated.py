@@ -8,9 +8,11 @@ raises MemoryFault on either side.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import mmap
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -38,6 +40,7 @@ TEXT = 0x40_0000
 STACK = 0x80_0000
 RAM = 0x1000_0000
 RAM_SIZE = 32 << 20
+VMAP = 0x6000_0000
 PERCPU_LINK = 0x3000_0000
 PERCPU_UNIT = 0x10_0000
 PERCPU_STATIC = 0x1000
@@ -202,6 +205,9 @@ class FlatAllocator:
     def per_cpu_offset(self, cpu: int) -> int:
         return (cpu + 1) * PERCPU_UNIT
 
+    def frame(self, addr: int) -> int:
+        return addr
+
     def snapshot(self) -> tuple[dict[int, int], dict[int, int]]:
         """What is allocated now, for leak checks."""
         return dict(self.ram.used), dict(self.percpu.used)
@@ -285,7 +291,12 @@ class World:
         self.uc.mem_map(TEXT, -(-len(image.code) // 4096) * 4096)
         self.uc.mem_write(TEXT, image.code)
         self.uc.mem_map(STACK, 0x10000)
-        self.uc.mem_map(RAM, RAM_SIZE)
+        # RAM is memory of ours, so that a page can be mapped a second time.
+        self._ram = mmap.mmap(-1, RAM_SIZE)
+        self._ram_at = ctypes.addressof(ctypes.c_char.from_buffer(self._ram))
+        self.uc.mem_map_ptr(RAM, RAM_SIZE, unicorn.UC_PROT_ALL, self._ram_at)
+        self._vmaps: dict[int, int] = {}
+        self._vmap_next = VMAP
         self.uc.mem_map(PERCPU_LINK + PERCPU_UNIT, nr_cpus * PERCPU_UNIT)
         self.image = image
         self.layout = kernel_layout()
@@ -310,6 +321,19 @@ class World:
         trap = self.text.symbol("__leaf_trap")
         self.uc.hook_add(unicorn.UC_HOOK_CODE, self._leaf, begin=trap, end=trap)
         self.this_cpu = 0
+
+    def vmap(self, pages: Sequence[int]) -> int:
+        """The pages once more, in a row."""
+        addr = self._vmap_next
+        for number, page in enumerate(pages):
+            host = self._ram_at + page - RAM
+            self.uc.mem_map_ptr(addr + number * 4096, 4096, unicorn.UC_PROT_ALL, host)
+        self._vmaps[addr] = len(pages)
+        self._vmap_next += (len(pages) + 1) * 4096
+        return addr
+
+    def vunmap(self, addr: int) -> None:
+        self.uc.mem_unmap(addr, self._vmaps.pop(addr) * 4096)
 
     def per_cpu(self, symbol: str, cpu: int) -> int:
         return self.data[symbol] + self.alloc.per_cpu_offset(cpu)

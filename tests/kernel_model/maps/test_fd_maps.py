@@ -149,7 +149,8 @@ def test_rights(world: World) -> None:
 def test_mmapable_values_have_pages_of_their_own(world: World) -> None:
     made = create(world, MapAttr(2, 4, 12, 1, MMAPABLE))
     assert made.value_addr(0) % 4096 == 0 and made.value_addr(5) == made.value_addr(0) + 5
-    assert made.mmap_size == 4096  # type: ignore[attr-defined]
+    assert made.mmap_pages(0, 1, writable=True) == [made.value_addr(0)]
+    assert errno_of(made.mmap_pages, 1, 1, True) == errno.EINVAL
     assert errno_of(made.value_addr, 12) == errno.EINVAL
     assert errno_of(create(world, MapAttr(2, 4, 4, 2)).value_addr, 0) == ENOTSUPP
     before = world.alloc.snapshot()

@@ -103,7 +103,7 @@ def mmap(process: Process, size: int, prot: int = RW, flags: int = PRIVATE | ANO
         ({"size": 4096, "flags": ANONYMOUS}, errno.EINVAL),
         ({"size": 4096, "prot": 16}, errno.EINVAL),
         ({"size": 4096, "prot": 7}, errno.EACCES),
-        ({"size": 4096, "flags": PRIVATE}, errno.ENODEV),
+        ({"size": 4096, "flags": PRIVATE}, errno.EBADF),
         ({"size": 4096, "flags": PRIVATE | ANONYMOUS | FIXED, "addr": 5}, errno.EINVAL),
         ({"size": 4096, "flags": PRIVATE | ANONYMOUS | FIXED, "addr": USER_END}, errno.ENOMEM),
         ({"size": 1 << 40}, errno.ENOMEM),
