@@ -201,21 +201,13 @@ def _adjust_pointer(env: Env, insn: Insn, ptr: Reg, off: Reg, ptr_is_dst: bool) 
         out = new.bounds.copy()
         bd.set_unbounded32(out)
         bd.sync(out)
-        new = new.with_bounds(_canonical(out))
+        new = new.with_bounds(bd.interned(out))
     else:
         _check_sane_offset(env, new, ptr.type)
     regs[dst] = new
     san.check_bounds(env, insn, new)
     if sanitized:
         san.sanitize_pointer(env, insn, new, off, True, window, commit=True)
-
-
-def _canonical(b: Bounds) -> Bounds:
-    if b.mask == 0:
-        exact = bd.const(b.value)
-        if exact.key() == b.key():
-            return exact
-    return b
 
 
 # ---- scalars --------------------------------------------------------------------------------
@@ -385,12 +377,9 @@ def _moved32(b: Bounds) -> Bounds:
     if found is None:
         if len(_moves) > 1 << 14:
             _moves.clear()
-        found = _moves[b] = _same_object(bd.zero_extend_subreg(b), b)
+        new = bd.zero_extend_subreg(b)
+        found = _moves[b] = b if new.key() == b.key() else bd.interned(new)
     return found
-
-
-def _same_object(new: Bounds, old: Bounds) -> Bounds:
-    return old if new.key() == old.key() else _canonical(new)
 
 
 def _mov(env: Env, insn: Insn) -> None:

@@ -265,10 +265,7 @@ def alu(operation: int, alu32: bool, dst: Bounds, src: Bounds) -> Bounds:
     if alu32:
         bd.zext_32_to_64(out)
     bd.sync(out)
-    if out.mask == 0:
-        exact = bd.const(out.value)
-        if exact.key() == out.key():
-            out = exact
+    out = bd.interned(out)
     if len(_results) >= _KEPT:
         _results.clear()
     _results[memo] = out

@@ -40,9 +40,22 @@ class Bounds:
     """Known bits (``value``, ``mask``) and the ranges smin..smax, umin..umax, s32_*, u32_*.
 
     Signed fields hold signed Python numbers, unsigned ones unsigned numbers; both ends are included.
+    ``sane`` notes, on a shared one, that invariant_violation() found nothing.
     """
 
-    __slots__ = ("mask", "s32_max", "s32_min", "smax", "smin", "u32_max", "u32_min", "umax", "umin", "value")
+    __slots__ = (
+        "mask",
+        "s32_max",
+        "s32_min",
+        "sane",
+        "smax",
+        "smin",
+        "u32_max",
+        "u32_min",
+        "umax",
+        "umin",
+        "value",
+    )
 
     def __init__(
         self,
@@ -67,6 +80,7 @@ class Bounds:
         self.s32_max = s32_max
         self.u32_min = u32_min
         self.u32_max = u32_max
+        self.sane = False
 
     def copy(self) -> Bounds:
         """A fresh one to adjust."""
@@ -111,6 +125,30 @@ def const(value: int) -> Bounds:
         if len(_consts) >= _CONSTS_KEPT:
             _consts.clear()
         _consts[value] = found
+    return found
+
+
+_interned: dict[tuple[int, ...], Bounds] = {}
+_INTERNED_KEPT: Final = 1 << 15
+
+
+def interned(b: Bounds) -> Bounds:
+    """The one object for what ``b`` says, mostly, so that later results and comparisons are found by it.
+
+    The caller gives ``b`` away: it is shared from now on.
+    """
+    key = b.key()
+    if b.mask == 0:
+        exact = const(b.value)
+        if exact.key() == key:
+            return exact
+    found = _interned.get(key)
+    if found is None:
+        if len(_interned) >= _INTERNED_KEPT:
+            _interned.clear()
+        if key == UNKNOWN.key():
+            b = UNKNOWN
+        found = _interned[key] = b
     return found
 
 
@@ -346,9 +384,14 @@ def sync(b: Bounds) -> None:
             b.u32_min = b.u32_max = exact.u32_min
             return
     update_from_bits(b)
-    _deduce(b)
-    _deduce(b)
-    _deduce(b)
+    # Linux deduces three times; a round that finds nothing ends it, since the next would not either.
+    before = b.key()
+    for _ in range(3):
+        _deduce(b)
+        after = b.key()
+        if after == before:
+            break
+        before = after
     _bits_from_ranges(b)
     update_from_bits(b)
 
@@ -408,6 +451,7 @@ def zero_extend(b: Bounds, size: int) -> Bounds:
     if size < 4:
         set_unbounded32(out)
     sync(out)
+    out = interned(out)
     if len(_zero_extended) >= _MEMO:
         _zero_extended.clear()
     _zero_extended[memo] = out

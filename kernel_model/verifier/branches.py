@@ -238,7 +238,7 @@ def refine(cond: int, jmp32: bool, a: Bounds, b: Bounds) -> tuple[Bounds, Bounds
         _learn_order(FLIPPED[cond], second, first, jmp32)
     bd.sync(first)
     bd.sync(second)
-    found = (_canonical(first, a), _canonical(second, b))
+    found = (_shared(first, a), _shared(second, b))
     if len(_learnt) >= _KEPT:
         _learnt.clear()
     _learnt[memo] = found
@@ -263,13 +263,6 @@ def refine_self(cond: int, jmp32: bool, a: Bounds) -> Bounds:
     return out
 
 
-def _canonical(new: Bounds, old: Bounds) -> Bounds:
-    """The same object for the same knowledge where that is cheap, so that later results are found."""
-    key = new.key()
-    if key == old.key():
-        return old
-    if new.mask == 0:
-        exact = bd.const(new.value)
-        if exact.key() == key:
-            return exact
-    return new
+def _shared(new: Bounds, old: Bounds) -> Bounds:
+    """The old object where nothing was learnt, else the one that is kept for what is known now."""
+    return old if new.key() == old.key() else bd.interned(new)

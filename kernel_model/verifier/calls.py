@@ -10,14 +10,13 @@ from kernel_model.helpers import prototypes as p
 from kernel_model.helpers.prototypes import HelperProto
 from kernel_model.helpers.table import HELPERS, proto_for
 from kernel_model.isa.insn import Insn
-from kernel_model.uapi.enums import MapFlags
 from kernel_model.uapi.enums import bpf_func_id as f
 from kernel_model.uapi.enums import bpf_map_type as m
 
 from . import bounds as bd
 from .api import MapView
 from .env import Env, func_id_name
-from .maprules import ELIDES_NULL, check_map_and_helper
+from .maprules import BPF_F_RDONLY_PROG, ELIDES_NULL, check_map_and_helper
 from .memory import NO_REG, check_alignment, check_mem_access, check_ptr_off, may_access_packet
 from .memory_args import check_helper_mem, check_mem_size
 from .operands import check_bounds, leaks_pointer, read_reg, scratch_caller_saved
@@ -236,7 +235,7 @@ def _check_map_pointers(env: Env, regno: int, reg: Reg, arg: int, meta: CallMeta
 def _check_const_str(env: Env, reg: Reg, regno: int) -> None:
     the_map = reg.map
     assert the_map is not None
-    if not (the_map.frozen and the_map.map_flags & MapFlags.BPF_F_RDONLY_PROG):
+    if not (the_map.frozen and the_map.map_flags & BPF_F_RDONLY_PROG):
         raise env.reject(errno.EACCES, f"R{regno} does not point to a readonly map'\n")
     if reg.bounds.mask:
         raise env.reject(errno.EACCES, f"R{regno} is not a constant address'\n")
@@ -328,7 +327,7 @@ def _record_map(env: Env, meta: CallMeta) -> None:
     if meta.map is None:
         env.bug("expected map for helper call")
         raise env.reject(errno.EFAULT, "")
-    if meta.map.map_flags & MapFlags.BPF_F_RDONLY_PROG and meta.func_id in _WRITES_MAP:
+    if meta.map.map_flags & BPF_F_RDONLY_PROG and meta.func_id in _WRITES_MAP:
         raise env.reject(errno.EACCES, "write into map forbidden\n")
     aux = env.aux[env.insn_idx]
     aux.map_unpriv |= not meta.map.bypass_spec_v1

@@ -6,11 +6,16 @@ from __future__ import annotations
 import errno
 from typing import Final
 
+from kernel_model.uapi.enums import MapFlags
 from kernel_model.uapi.enums import bpf_func_id as f
 from kernel_model.uapi.enums import bpf_map_type as m
 
 from .api import MapView
 from .env import Env, func_id_name
+
+# Plain numbers: combining members of an IntFlag is slow, and every map access looks at these.
+BPF_F_RDONLY_PROG: Final = int(MapFlags.BPF_F_RDONLY_PROG)
+BPF_F_WRONLY_PROG: Final = int(MapFlags.BPF_F_WRONLY_PROG)
 
 _STORAGE_XCHG: Final = f.BPF_FUNC_kptr_xchg
 

@@ -17,11 +17,12 @@ from kernel_model.hooks.context import (
 )
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
-from kernel_model.uapi.enums import MapFlags, bpf_map_type
+from kernel_model.uapi.enums import bpf_map_type
 
 from . import bounds as bd
 from . import stack, tnum
 from .env import Env
+from .maprules import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG
 from .operands import check_bounds, check_writable, leaks_pointer, read_reg
 from .printing import print_line
 from .regs import (
@@ -153,7 +154,7 @@ def check_map_type(env: Env, regno: int, off: int, size: int, write: bool) -> No
     """The map's creator may have made it read-only or write-only for programs."""
     the_map = env.frame.regs[regno].map
     assert the_map is not None
-    forbidden = MapFlags.BPF_F_RDONLY_PROG if write else MapFlags.BPF_F_WRONLY_PROG
+    forbidden = BPF_F_RDONLY_PROG if write else BPF_F_WRONLY_PROG
     if the_map.map_flags & forbidden:
         words = "write into" if write else "read from"
         raise env.reject(
@@ -237,7 +238,7 @@ def _known_value(env: Env, reg: Reg, off: int, size: int, signed: bool) -> Reg |
     the_map = reg.map
     if the_map is None or reg.bounds.mask or the_map.map_type not in _DIRECT_VALUE:
         return None
-    if not the_map.frozen or not the_map.map_flags & MapFlags.BPF_F_RDONLY_PROG:
+    if not the_map.frozen or not the_map.map_flags & BPF_F_RDONLY_PROG:
         return None
     data = the_map.read_value(off + reg.bounds.smin, size)
     if data is None:

@@ -42,8 +42,11 @@ def leaks_pointer(env: Env, reg: Reg) -> bool:
 
 def check_bounds(env: Env, b: Bounds, where: str) -> Bounds:
     """Bounds that contradict themselves lose their ranges, with a note (kernel: reg_bounds_sanity_check)."""
+    if b.sane:
+        return b
     what = bd.invariant_violation(b)
     if not what:
+        b.sane = True
         return b
     hexes = [f"{value & bd.U64:#x}" for value in (b.umin, b.umax, b.smin, b.smax)]
     low = [f"{value & bd.U32:#x}" for value in (b.u32_min, b.u32_max, b.s32_min, b.s32_max)]

@@ -52,11 +52,29 @@ def push_history(
     env.have_hist = True
 
 
+_bits: dict[int, tuple[int, ...]] = {}
+_BITS_KEPT: Final = 1 << 12
+
+
+def set_bits(mask: int) -> tuple[int, ...]:
+    """The numbers of the bits that are set, lowest first."""
+    found = _bits.get(mask)
+    if found is None:
+        if len(_bits) >= _BITS_KEPT:
+            _bits.clear()
+        found = _bits[mask] = tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+    return found
+
+
 # ---- the set of what is looked for ---------------------------------------------------------
 
 
 def _empty(env: Env) -> bool:
-    return not any(env.bt_regs[: env.bt_frame + 1]) and not any(env.bt_slots[: env.bt_frame + 1])
+    regs, slots = env.bt_regs, env.bt_slots
+    frame = env.bt_frame
+    while frame >= 0 and not regs[frame] and not slots[frame]:
+        frame -= 1
+    return frame < 0
 
 
 def _reset(env: Env) -> None:
@@ -280,31 +298,23 @@ def _mark_parent(env: Env, state: VerifierState) -> bool:
     changed = False
     for number in range(env.bt_frame, -1, -1):
         frame = state.frames[number]
-        mask = env.bt_regs[number]
-        i = 0
-        while mask >> i:
-            if mask >> i & 1:
-                bit = 1 << i
-                if frame.regs[i].type != SCALAR_VALUE or frame.precise_regs & bit:
-                    env.bt_regs[number] &= ~bit
-                else:
-                    frame.precise_regs |= bit
-                    changed = True
-            i += 1
-        mask = env.bt_slots[number]
-        i = 0
-        while mask >> i:
-            if mask >> i & 1:
-                bit = 1 << i
-                if i >= len(frame.stack):
-                    raise _bug(env, f"stack slot {i}, total slots {len(frame.stack)}")
-                slot = frame.stack[i]
-                if slot.types[7] != STACK_SPILL or slot.reg.type != SCALAR_VALUE or frame.precise_slots & bit:
-                    env.bt_slots[number] &= ~bit
-                else:
-                    frame.precise_slots |= bit
-                    changed = True
-            i += 1
+        for i in set_bits(env.bt_regs[number]):
+            bit = 1 << i
+            if frame.regs[i].type != SCALAR_VALUE or frame.precise_regs & bit:
+                env.bt_regs[number] &= ~bit
+            else:
+                frame.precise_regs |= bit
+                changed = True
+        for i in set_bits(env.bt_slots[number]):
+            bit = 1 << i
+            if i >= len(frame.stack):
+                raise _bug(env, f"stack slot {i}, total slots {len(frame.stack)}")
+            slot = frame.stack[i]
+            if slot.types[7] != STACK_SPILL or slot.reg.type != SCALAR_VALUE or frame.precise_slots & bit:
+                env.bt_slots[number] &= ~bit
+            else:
+                frame.precise_slots |= bit
+                changed = True
         if env.every_path:
             env.log.write(
                 f"mark_precise: frame{number}: parent state regs={regs_mask_text(env.bt_regs[number])} "

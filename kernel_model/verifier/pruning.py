@@ -19,6 +19,7 @@ from .precision import (
     mark_all_scalars_precise,
     mark_precise_batch,
     push_history,
+    set_bits,
     want_reg,
     want_slot,
 )
@@ -43,6 +44,7 @@ from .regs import (
 )
 from .state import (
     EMPTY_SLOT,
+    SPILLED_ALL,
     STACK_INVALID,
     STACK_MISC,
     STACK_SPILL,
@@ -59,6 +61,8 @@ RANGE_WITHIN: Final = 2
 
 _MAX_BACKEDGE_ITERS: Final = 64
 _INVALID8: Final = bytes(8)
+_ALL_REGS: Final = 0x7FF
+_R0_TO_R9: Final = 0x3FF
 _MEMORY: Final = frozenset((PTR_TO_MAP_KEY, PTR_TO_MAP_VALUE, PTR_TO_MEM, PTR_TO_BUF, PTR_TO_TP_BUFFER))
 
 
@@ -166,8 +170,13 @@ def _scalar_for_slot(env: Env, slot: Slot) -> Reg | None:
 
 def _slot_safe(env: Env, old: Slot, cur: Slot | None, ids: _IdMap, exact: int, precise: bool) -> bool:
     old_types = old.types
-    if exact != NOT_EXACT and (cur is None or old_types != cur.types):
+    if exact == NOT_EXACT:
+        if old_types == _INVALID8:
+            return True
+    elif cur is None or old_types != cur.types:
         return False
+    if old_types == SPILLED_ALL and cur is not None and cur.types == SPILLED_ALL:
+        return _reg_safe(env, old.reg, cur.reg, ids, exact, precise)
     whole = False
     for i in range(8):
         kind = old_types[i]
@@ -193,25 +202,36 @@ def _slot_safe(env: Env, old: Slot, cur: Slot | None, ids: _IdMap, exact: int, p
 def _frames_safe(env: Env, old: FuncState, cur: FuncState, insn_idx: int, ids: _IdMap, exact: int) -> bool:
     if old.callback_depth > cur.callback_depth:
         return False
-    live = env.aux[insn_idx].live_regs_before
     marks = old.precise_regs if env.bpf_capable else -1
+    # Imprecise scalars need no look in most comparisons.
+    loose = exact == NOT_EXACT and not env.explore_alu_limits
     old_regs, cur_regs = old.regs, cur.regs
-    for i in range(11):
-        if live >> i & 1 and not _reg_safe(env, old_regs[i], cur_regs[i], ids, exact, bool(marks >> i & 1)):
+    for i in set_bits(env.aux[insn_idx].live_regs_before & _ALL_REGS):
+        a, b = old_regs[i], cur_regs[i]
+        if a is b and not a.id and not a.ref:
+            continue
+        precise = bool(marks >> i & 1)
+        if loose and not precise and a.type == SCALAR_VALUE and b.type == SCALAR_VALUE:
+            continue
+        if not _reg_safe(env, a, b, ids, exact, precise):
             return False
     marks = old.precise_slots if env.bpf_capable else -1
     cur_stack = cur.stack
     have = len(cur_stack)
     for i, slot in enumerate(old.stack):
-        if slot.types == _INVALID8 and exact == NOT_EXACT:
+        if slot is EMPTY_SLOT and exact == NOT_EXACT:
             continue
         other = cur_stack[i] if i < have else None
+        if slot is other and not slot.reg.id and not slot.reg.ref:
+            continue
         if not _slot_safe(env, slot, other, ids, exact, bool(marks >> i & 1)):
             return False
     return True
 
 
 def _refs_safe(old: VerifierState, cur: VerifierState, ids: _IdMap) -> bool:
+    if not old.refs and not cur.refs:
+        return True
     if len(old.refs) != len(cur.refs):
         return False
     return all(ids.same(a.id, b.id) for a, b in zip(old.refs, cur.refs, strict=True))
@@ -236,9 +256,11 @@ def _maybe_looping(old: VerifierState, cur: VerifierState) -> bool:
     if len(old.frames) != len(cur.frames):
         return False
     a, b = old.frames[-1].regs, cur.frames[-1].regs
-    return all(
-        x is y or (x.exactly(y) and x.id == y.id and x.ref == y.ref) for x, y in zip(a, b, strict=True)
-    )
+    for i in range(11):
+        x, y = a[i], b[i]
+        if x is not y and not (x.id == y.id and x.ref == y.ref and x.exactly(y)):
+            return False
+    return True
 
 
 # ---- loops ----------------------------------------------------------------------------------
@@ -248,6 +270,8 @@ def _callchain(env: Env, state: VerifierState) -> tuple[tuple[int, ...], int] | 
     """The calls that lead to the outermost frame inside a loop, and that loop's number."""
     if env.scc_cnt <= 1:
         return None
+    if state.kept:
+        return state.loop
     sites: list[int] = []
     last = len(state.frames) - 1
     for i in range(last + 1):
@@ -344,16 +368,14 @@ def _propagate_precision(env: Env, old: VerifierState, cur: VerifierState) -> bo
     for number in range(len(old.frames) - 1, -1, -1):
         frame = old.frames[number]
         words: list[str] = []
-        for i in range(10):
-            if frame.precise_regs >> i & 1 and frame.regs[i].type == SCALAR_VALUE:
+        for i in set_bits(frame.precise_regs & _R0_TO_R9):
+            if frame.regs[i].type == SCALAR_VALUE:
                 words.append(f"r{i}")
                 want_reg(env, number, i)
-        mask = frame.precise_slots
-        if mask:
-            for i, slot in enumerate(frame.stack):
-                if mask >> i & 1 and slot.is_scalar_spill:
-                    words.append(f"fp{-(i + 1) * 8}")
-                    want_slot(env, number, i)
+        for i in set_bits(frame.precise_slots):
+            if i < len(frame.stack) and frame.stack[i].is_scalar_spill:
+                words.append(f"fp{-(i + 1) * 8}")
+                want_slot(env, number, i)
         if words:
             if env.every_path:
                 env.log.write(f"frame {number}: propagating {','.join(words)}")
@@ -505,13 +527,9 @@ def is_state_visited(env: Env, insn_idx: int) -> bool:
     bucket = bucket_of(env, insn_idx, cur.frames[-1].callsite)
     if bucket:
         for state in reversed(bucket):
-            if (
-                not state.branches
-                and not state.cleaned
-                and state.insn_idx == insn_idx
-                and same_callsites(state, cur)
-                and not _incomplete(env, state)
-            ):
+            if state.cleaned or state.branches or state.insn_idx != insn_idx:
+                continue
+            if same_callsites(state, cur) and not _incomplete(env, state):
                 _clean(env, state)
         count = 0
         for state in bucket[::-1]:
@@ -564,6 +582,8 @@ def _keep(env: Env, cur: VerifierState, insn_idx: int, bucket: list[VerifierStat
             frame.precise_regs = frame.precise_slots = 0
     new = cur.copy()
     new.insn_idx = insn_idx
+    new.loop = _callchain(env, new)
+    new.kept = True
     _enter_scc(env, new)
     cur.parent = new
     cur.first_insn_idx = insn_idx

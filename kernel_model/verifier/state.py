@@ -27,7 +27,7 @@ STACK_IRQ_FLAG: Final = 6
 SLOT_CHARS: Final = "?rm0dif"
 """The log's letter for each kind of stack byte."""
 
-_SPILLED_ALL: Final = bytes((STACK_SPILL,)) * 8
+SPILLED_ALL: Final = bytes((STACK_SPILL,)) * 8
 
 
 class Slot:
@@ -62,7 +62,7 @@ MISC_SLOT: Final = Slot(bytes((STACK_MISC,)) * 8, NOT_INIT_REG)
 
 def spilled(reg: Reg) -> Slot:
     """A slot that holds the whole register."""
-    return Slot(_SPILLED_ALL, reg)
+    return Slot(SPILLED_ALL, reg)
 
 
 class Ref(NamedTuple):
@@ -164,7 +164,9 @@ class VerifierState:
         "in_free_list",
         "insn_idx",
         "jmp_history",
+        "kept",
         "last_insn_idx",
+        "loop",
         "may_goto_depth",
         "miss_cnt",
         "parent",
@@ -190,6 +192,10 @@ class VerifierState:
         self.hit_cnt = 0
         self.miss_cnt = 0
         self.in_free_list = False
+        self.kept = False
+        """Set aside for pruning: where it stands changes no more."""
+        self.loop: tuple[tuple[int, ...], int] | None = None
+        """Of a kept state: the loop it lies in, by chain of calls (see pruning.py)."""
 
     def copy(self) -> VerifierState:
         """A copy that can be changed on its own (its place among the explored states is not copied)."""
@@ -224,9 +230,13 @@ class VerifierState:
 
 def same_callsites(a: VerifierState, b: VerifierState) -> bool:
     """Whether both are in the same chain of calls."""
-    if len(a.frames) != len(b.frames):
+    count = len(a.frames)
+    if count != len(b.frames):
         return False
-    return all(x.callsite == y.callsite for x, y in zip(a.frames, b.frames, strict=True))
+    for i in range(1, count):
+        if a.frames[i].callsite != b.frames[i].callsite:
+            return False
+    return a.frames[0].callsite == b.frames[0].callsite
 
 
 def map_regs(state: VerifierState, change: Callable[[Reg], Reg]) -> None:

@@ -98,13 +98,17 @@ def union(a: Tnum, b: Tnum) -> Tnum:
 
 def mul(a: Tnum, b: Tnum) -> Tnum:
     """``a * b`` by long multiplication over the bits of ``a`` (the algorithm of 6.18)."""
+    a_value, a_mask = a
+    if not a_mask and not b[1]:
+        return ((a_value * b[0]) & U64, 0)
     acc: Tnum = (0, 0)
-    while a[0] or a[1]:
-        if a[0] & 1:
+    while a_value or a_mask:
+        if a_value & 1:
             acc = add(acc, b)
-        elif a[1] & 1:
+        elif a_mask & 1:
             acc = union(acc, add(acc, b))
-        a = (a[0] >> 1, a[1] >> 1)
+        a_value >>= 1
+        a_mask >>= 1
         b = ((b[0] << 1) & U64, (b[1] << 1) & U64)
     return acc
 
