@@ -40,7 +40,7 @@ from .code import (
     LocalJump,
 )
 from .layout import Branch, Layout, Sized, lay_out
-from .poke import poke_code
+from .poke import call_code, poke_code
 from .registers import R64, X86_REG_R9
 
 TEMPLATES: Final[dict[int, alu.Template]] = {
@@ -306,6 +306,10 @@ class Compiler:
     def poke_code(self, poke: PokeSite, base: int, goal: int | None) -> tuple[tuple[int, bytes], ...]:
         """See NativeCompiler."""
         return poke_code(poke, base, goal)
+
+    def call_code(self, addr: int, target: int) -> bytes:
+        """See NativeCompiler."""
+        return call_code(addr, target)
 
     def _resolve(self, parts: Sequence[Sequence[_Part]]) -> list[bytes]:
         texts = self._cache.encode([p for function in parts for p in function if isinstance(p, str)])

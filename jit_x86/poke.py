@@ -23,6 +23,11 @@ def _jump(addr: int, goal: int) -> bytes:
     return code if len(code) == PATCH_SIZE else assemble(near_branch("jmp", goal - addr - PATCH_SIZE).text)
 
 
+def call_code(addr: int, target: int) -> bytes:
+    """The 5-byte call of ``target`` at ``addr``."""
+    return assemble(f"call {target:#x}", addr)
+
+
 def poke_code(poke: PokeSite, base: int, goal: int | None) -> tuple[tuple[int, bytes], ...]:
     """What to write where, in order: ``base`` is the function's address, ``goal`` where the tail call
     lands (None: the slot is empty)."""

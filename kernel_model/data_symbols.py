@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from .btf.layout import Layout
 
 MAX_NETDEVS = 64
+MAILBOX_AREA = 16384
+"""The mailbox of the machine's Python side, and behind it the registers of the calls under way."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class DataSymbol:
 
 
 DATA_SYMBOLS: tuple[DataSymbol, ...] = (
-    DataSymbol("mailbox", 4096, align=4096),
+    DataSymbol("mailbox", MAILBOX_AREA, align=4096),
     DataSymbol("gdt", 4096, align=4096),
     DataSymbol("sim_clock", 8, align=64),
     DataSymbol("__per_cpu_offset", 8, count=64),

@@ -65,7 +65,8 @@ class Cpu(Protocol):
     def call(self, addr: int, *args: int, stack: int | None = None) -> int:
         """Run the kernel function at ``addr`` with up to six arguments (SysV ABI); its RAX, unsigned.
 
-        ``stack`` is where its frames begin, by default right below the code that called into Python.
+        ``stack`` is the stack pointer at the call instruction, by default right below the code that called
+        into Python.
 
         Callable from kernel code that itself was entered from emulated text (nested), except from a
         leaf trap. Raises GuestFault when the function goes wild.

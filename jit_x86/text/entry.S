@@ -2,13 +2,14 @@
 # Ways between the machine's Python side and emulated text. Everything is handed over in the mailbox,
 # a block of kernel data at SYM_mailbox; MB_* are offsets into it. A `hlt` in here ends the CPU run.
 
-# Call MB_TARGET(MB_ARG0..5) on the stack MB_STACK (aligned to 16); the result goes to MB_RESULT. The
-# registers that belong to the interrupted code lie in one row under MB_STACK, so that the machine can
-# put them back when the call ends in an exception instead (sim/hardware/cpu.py names the order).
+# Call MB_TARGET(MB_ARG0..5) with the stack pointer MB_STACK; the result goes to MB_RESULT. The registers
+# that belong to the interrupted code lie in one row under MB_SAVE, so that the machine can put them back
+# when the call ends in an exception instead (sim/hardware/cpu.py names the order). They are not on the
+# stack: all of it below MB_STACK is the callee's, all above may be a frame of the interpreter.
 ENTRY(__call_from_model)
 	movabs r11, SYM_mailbox
 	mov rax, rsp
-	mov rsp, [r11 + MB_STACK]
+	mov rsp, [r11 + MB_SAVE]
 	push rax
 	push rbp
 	push rbx
@@ -16,7 +17,8 @@ ENTRY(__call_from_model)
 	push r13
 	push r14
 	push r15
-	sub rsp, 8
+	mov rbx, rsp
+	mov rsp, [r11 + MB_STACK]
 	mov rdi, [r11 + MB_ARG0]
 	mov rsi, [r11 + MB_ARG1]
 	mov rdx, [r11 + MB_ARG2]
@@ -24,7 +26,7 @@ ENTRY(__call_from_model)
 	mov r8, [r11 + MB_ARG4]
 	mov r9, [r11 + MB_ARG5]
 	call qword ptr [r11 + MB_TARGET]
-	add rsp, 8
+	mov rsp, rbx
 	pop r15
 	pop r14
 	pop r13
@@ -136,3 +138,9 @@ ENTRY(native_cpuid)
 	mov [r8 + 12], edx
 	pop rbx
 	RET
+
+# The first bytes of a callback call this while the interpreter runs its program: the return address, which
+# tells the function, goes where a sixth argument would be, and the stack is as the callback's caller left it.
+ENTRY(bpf_callback_thunk)
+	pop r9
+	jmp bpf_run_callback

@@ -72,6 +72,8 @@ class BpfProg(KObject):
         self.btf: BtfObject | None = None
         self.load_time = kernel.clock.now()
         self.run_cnt = 0
+        self.callbacks = _callbacks(verified)
+        """Numbers of the functions whose addresses the program takes."""
         self.request = _request(kernel, verified)
         self.frame_bytes = kernel.compiler.frame_bytes(self.request)
         self.image: NativeImage | None = None
@@ -305,6 +307,16 @@ def _function_tag(verified: VerifiedProgram, number: int) -> bytes:
             callee = starts.get(slot + 1 + insn.imm, 0)
             insns[slot] = insn._replace(off=callee, imm=1)
     return prog_tag(insns[function.start : function.end])
+
+
+def _callbacks(verified: VerifiedProgram) -> tuple[int, ...]:
+    starts = {each.start: number for number, each in enumerate(verified.subprogs)}
+    taken = {
+        starts.get(slot + 1 + insn.imm)
+        for slot, insn in enumerate(verified.insns)
+        if insn.code == op.LD_IMM64 and insn.src == op.BPF_PSEUDO_FUNC
+    }
+    return tuple(sorted(number for number in taken if number is not None))
 
 
 def _request(kernel: Kernel, verified: VerifiedProgram) -> NativeRequest:

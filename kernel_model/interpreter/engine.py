@@ -91,8 +91,8 @@ def code_of(program: Program, variant: Variant = Variant()) -> Code:  # noqa: B0
 class Interpreter:
     """Runs programs against one memory and one way of calling kernel functions.
 
-    - ``call(address, r1, r2, r3, r4, r5)`` calls kernel text (a helper or kfunc) and gives R0 (any int,
-      masked here);
+    - ``call(address, stack, r1, r2, r3, r4, r5)`` calls kernel text (a helper or kfunc) with the stack
+      pointer that the JIT's code would have there, and gives R0 (any int, masked here);
     - ``tail_call(ctx, map_address, index)`` gives the program in that slot of a program array, or None
       when the index is out of range or the slot empty;
     - ``this_cpu_off()`` gives what to add to a per-CPU pointer.
@@ -103,7 +103,7 @@ class Interpreter:
     def __init__(
         self,
         memory: Memory,
-        call: Callable[[int, int, int, int, int, int], int] | None = None,
+        call: Callable[[int, int, int, int, int, int, int], int] | None = None,
         tail_call: Callable[[int, int, int], Program | None] | None = None,
         this_cpu_off: Callable[[], int] | None = None,
     ) -> None:
@@ -127,6 +127,7 @@ class Interpreter:
             "probe": _probe,
         }
         self._bound: WeakKeyDictionary[Program, dict[Variant, dict[str, Any]]] = WeakKeyDictionary()
+        self._under_way: tuple[_Calls, Variant] | None = None
 
     def run(
         self,
@@ -147,10 +148,24 @@ class Interpreter:
         """
         if len(args) > 5:
             raise ValueError(f"{len(args)} arguments, R1-R5 hold five")
-        variant = Variant(observer is not None, budget is not None)
-        names = self._bind(program, variant)
         calls = _Calls(observer, budget or 0)
+        return self._enter(program, entry, args, fp, calls, Variant(observer is not None, budget is not None))
+
+    def call_back(self, program: Program, entry: int, args: Sequence[int], fp: int) -> int:
+        """Run subprogram ``entry`` for a kernel function that the innermost run called: a part of that run,
+        with its observer, budget and count of tail calls. Otherwise as :meth:`run`; RuntimeError outside
+        of any run.
+        """
+        if self._under_way is None:
+            raise RuntimeError("a callback outside of a program's run")
+        return self._enter(program, entry, args, fp, *self._under_way)
+
+    def _enter(
+        self, program: Program, entry: int, args: Sequence[int], fp: int, calls: _Calls, variant: Variant
+    ) -> int:
+        names = self._bind(program, variant)
         padded = (*args, 0, 0, 0, 0, 0)[:5]
+        outer, self._under_way = self._under_way, (calls, variant)
         try:
             result: int = names[f"f{entry}"](*padded, fp, calls)
         except MemoryFault as fault:
@@ -158,6 +173,8 @@ class Interpreter:
             if found is None:
                 raise
             raise found from fault
+        finally:
+            self._under_way = outer
         return result
 
     def source(self, program: Program) -> str:

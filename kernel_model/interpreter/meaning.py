@@ -184,12 +184,13 @@ def _call(program: Program, row: InsnRow, index: int) -> list[str]:
         down = program.frame_bytes[caller] + 16
         return [f"r0 = f{callee}(r1, r2, r3, r4, r5, r10 - {down}, calls)"]
     address = (program.symbols["__bpf_call_base"] + insn.imm) & 0xFFFFFFFFFFFFFFFF
+    stack = f"r10 - {program.frame_bytes[program.subprog_at(index)]}"
     if address == program.symbols.get("arch_bpf_timed_may_goto"):
         # Its own calling convention: AX carries the counter's stack offset in and the new count out,
         # and R0-R5 survive (arch/x86/net/bpf_timed_may_goto.S).
         check = program.symbols["bpf_check_timed_may_goto"]
-        return [f"r11 = call({check:#x}, (r10 + r11) & {M64}, 0, 0, 0, 0) & {M64}"]
-    return [f"r0 = call({address:#x}, r1, r2, r3, r4, r5) & {M64}"]
+        return [f"r11 = call({check:#x}, {stack}, (r10 + r11) & {M64}, 0, 0, 0, 0) & {M64}"]
+    return [f"r0 = call({address:#x}, {stack}, r1, r2, r3, r4, r5) & {M64}"]
 
 
 def _barrier(program: Program, row: InsnRow, index: int) -> list[str]:

@@ -172,3 +172,7 @@ class NativeCompiler(Protocol):
         target program, None when the slot is empty.
         """
         ...
+
+    def call_code(self, addr: int, target: int) -> bytes:
+        """The instruction at ``addr`` that calls ``target``, to be patched over a function's first bytes."""
+        ...

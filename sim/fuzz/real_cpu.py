@@ -52,12 +52,7 @@ _MAPS: Final = (
     op.BPF_PSEUDO_MAP_IDX_VALUE,
 )
 _PROBES: Final = (op.BPF_PROBE_MEM, op.BPF_PROBE_MEMSX)
-_FRAME: Final = 2048
-"""Bytes below R10 of the main function that hold the frames of its functions (see kernel_model.bpf.runtime);
-what kernel functions do to the stack further down is their own business."""
-_SAVED_BY_CALL: Final = 64
-"""Bytes that __call_from_model puts on the stack before it calls (jit_x86/text/entry.S)."""
-_FP: Final = _SAVED_BY_CALL + 16
+_FP: Final = 16
 """How far below the stack's top R10 of the main function is: return address and saved rbp."""
 _DF: Final = 1 << 10
 _RECORD: Final = struct.Struct("<8Q")
@@ -255,14 +250,22 @@ class RealCpu:
     def record(self, run: Callable[[], int]) -> list[Call]:
         """The kernel functions that ``run``, a run of the interpreter, calls."""
         calls: list[Call] = []
+        under_way: list[Call] = []
         runtime = self._machine.kernel.runtime
 
-        def around(addr: int, args: tuple[int, ...], call: Callable[[], int]) -> int:
+        def around(addr: int, stack: int, args: tuple[int, ...], call: Callable[[], int]) -> int:
+            if under_way:
+                # By a callback of the call under way: the child replays only what that one changes in all.
+                return call()
             done = Call(addr, args)
             calls.append(done)
             before = self.save()
-            done.result = call()
-            done.changes = list(self._changes(before, self.save(), runtime.fp - _FRAME))
+            under_way.append(done)
+            try:
+                done.result = call()
+            finally:
+                under_way.pop()
+            done.changes = list(self._changes(before, self.save(), stack))
             return done.result
 
         runtime.around_call = around
@@ -275,7 +278,8 @@ class RealCpu:
     def _changes(
         self, before: Sequence[bytes], after: Sequence[bytes], frames: int
     ) -> Iterator[tuple[int, bytes]]:
-        """Words that differ, by address; on the stack only from ``frames`` up."""
+        """Words that differ, by address; on the stack only from ``frames`` up: what kernel functions do to
+        the stack below the frames of the program is their own business."""
         for page, old, new in zip(self._pages, before, after, strict=True):
             if old == new:
                 continue
@@ -308,7 +312,7 @@ class RealCpu:
         entry = self.link(prog)
         self._load(initial)
         log, starts = self._log(calls)
-        stack = (self._top & -16) - _SAVED_BY_CALL
+        stack = self._top & -16
         insnsi = prog.insnsi(self._machine.kernel)
         answer = self._cage.call(entry, to_user(ctx), to_user(insnsi), to_user(stack), log)
         self._check_calls(answer, calls, starts)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from kernel_model.data_symbols import MAILBOX_AREA
 from kernel_model.errors import MemoryFault
 
 from .address_map import GDT, KERNEL_CS, KERNEL_DS, KERNEL_TEXT, PAGE_SIZE, USER_CS, USER_DS
@@ -36,6 +37,7 @@ _FIELDS = (
     "NUMBER",
     "TARGET",
     "STACK",
+    "SAVE",
     "RESULT",
     "REASON",
     "CR3",
@@ -80,7 +82,7 @@ RDRAND = 256
 
 RUNAWAY = "runaway guest (budget used up)"
 
-_CALL = struct.Struct("<6Q8xQQ")  # ARG0..ARG5, (NUMBER), TARGET, STACK
+_CALL = struct.Struct("<6Q8xQQQ")  # ARG0..ARG5, (NUMBER), TARGET, STACK, SAVE
 _ARGS = struct.Struct("<7Q")  # ARG0..ARG5, NUMBER
 _WORD = struct.Struct("<Q")
 _RESULT_REASON = struct.Struct("<QQ")
@@ -94,7 +96,11 @@ _HIDDEN_FEATURES = {1: (2, 1 << 30), 7: (1, 1 << 18)}  # RDRAND, RDSEED
 KERNEL_REGS = (*GPRS, "rip", "rflags", "rsp")
 USER_REGS = (*KERNEL_REGS, "fs_base")
 _SAVED_BY_CALL = ("r15", "r14", "r13", "r12", "rbx", "rbp", "rsp")
-"""What __call_from_model keeps under the new stack's top, from low addresses to high."""
+"""What __call_from_model keeps for each call under way, from low addresses to high."""
+_SAVE_SIZE = 64
+_SAVE_AREA = -(-MAILBOX_SIZE // _SAVE_SIZE) * _SAVE_SIZE
+MAX_DEPTH = (MAILBOX_AREA - _SAVE_AREA) // _SAVE_SIZE
+"""Calls into emulated text that may be under way: as many rows of registers fit behind the mailbox."""
 _NO_FPU = tuple(half for register in FPU_REGS for half in (register.initial, 0))
 _FLAGS_KEPT = 0xCD5  # the arithmetic flags and DF: what a user may carry back in
 _FLAGS_SET = 0x202
@@ -394,14 +400,18 @@ class Cpu:
     def call(self, addr: int, *args: int, stack: int | None = None) -> int:
         """Run the kernel function at ``addr`` (see kernel_model.ports.Cpu).
 
-        ``stack`` is where its frames begin (16-byte aligned below); by default right under the code
-        that called into Python, or the top given by :meth:`on_stack`.
+        ``stack`` is the stack pointer at the call instruction, to the byte; by default a multiple of 16
+        right under the code that called into Python, or the top given by :meth:`on_stack`.
+        RuntimeError for more than MAX_DEPTH calls inside each other.
         """
         if self._in_leaf:
             raise RuntimeError("a leaf function cannot call emulated text: register it as leaving")
-        sp = (self._stack if stack is None else stack) & ~15
+        if self.depth >= MAX_DEPTH:
+            raise RuntimeError(f"more than {MAX_DEPTH} calls into emulated text inside each other")
+        sp = self._stack & ~15 if stack is None else stack
+        save = self._mailbox + _SAVE_AREA + _SAVE_SIZE * (self.depth + 1)
         padded = (*args, 0, 0, 0, 0, 0, 0)
-        _CALL.pack_into(self._view, self._mb, *(arg & _MASK for arg in padded[:6]), addr, sp)
+        _CALL.pack_into(self._view, self._mb, *(arg & _MASK for arg in padded[:6]), addr, sp, save)
         outer = self._stack
         self.depth += 1
         try:
@@ -409,17 +419,17 @@ class Cpu:
         except BaseException:
             self._recover()
             if self.depth > 1:
-                self._reinstate(sp)
+                self._reinstate(save)
             raise
         finally:
             self.depth -= 1
             self._stack = outer
 
-    def _reinstate(self, sp: int) -> None:
+    def _reinstate(self, save: int) -> None:
         """After a nested call ended in an exception: give the interrupted code its registers back, so
         that a kernel function that handles the exception can return to it."""
         size = 8 * len(_SAVED_BY_CALL)
-        self._call_regs.write(struct.unpack(f"<{len(_SAVED_BY_CALL)}Q", self._memory.read(sp - size, size)))
+        self._call_regs.write(struct.unpack(f"<{len(_SAVED_BY_CALL)}Q", self._memory.read(save - size, size)))
 
     @property
     def stack_pointer(self) -> int:

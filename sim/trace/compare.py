@@ -93,17 +93,25 @@ def _compare_one(known: Recording, number: int, left: Execution, right: Executio
         following = places[index + 1] if index < last else None
         mask = live.after(place, values[index * WIDTH + 10], following)
         at = index * _STEP
-        mine, theirs = here[at : at + _STEP], there[at : at + _STEP]
+        regs, others_regs = here[at : at + _STEP], there[at : at + _STEP]
         # Mostly it is dead registers that differ: look at all at once before looking at each.
-        if mine != theirs and (number_of(mine, "little") ^ number_of(theirs, "little")) & _bits(mask):
+        if regs != others_regs and (number_of(regs, "little") ^ number_of(others_regs, "little")) & _bits(
+            mask
+        ):
             differing = _differing(mask, left[index], right[index])
+            if differing and live.restores(place, left[index].regs):
+                differing = _differing(live.mask, left[index], right[index])
             if differing:
                 where = left[index].where
                 return Difference(Kind.REGISTERS, number, index, where, left[index], right[index], differing)
-        if index in stores and index in others_stores and stores[index] != others_stores[index]:
-            reason = f"interpreter {stores[index]}; jit {others_stores[index]}"
-            where = left[index].where
-            return Difference(Kind.MEMORY, number, index, where, left[index], right[index], reason=reason)
+        if index in stores and index in others_stores:
+            mine, theirs = stores[index], others_stores[index]
+            if mine != theirs and not live.saves(place, mine, theirs):
+                reason = f"interpreter {mine}; jit {theirs}"
+                where = left[index].where
+                return Difference(Kind.MEMORY, number, index, where, left[index], right[index], reason=reason)
+            if live.undefined and mine == theirs:
+                live.undefined.discard(mine.addr)
         if index in broken:
             where = left[index].where
             return Difference(

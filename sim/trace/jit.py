@@ -17,7 +17,6 @@ from operator import itemgetter
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from kernel_model.errors import NotModelled
 from kernel_model.isa import opcodes as op
 
 from ..hardware.cpu import KERNEL_REGS
@@ -74,8 +73,7 @@ class _Frame:
 class JitRecorder:
     """Records all executions of JIT images while it is entered as a context manager.
 
-    Programs loaded meanwhile are not seen. Raises NotModelled, out of the run, for programs that hand
-    callbacks to helpers.
+    Programs loaded meanwhile are not seen.
     """
 
     def __init__(self, machine: Machine, recording: Recording) -> None:
@@ -169,11 +167,10 @@ class JitRecorder:
         under_way = self._frames[-1].under_way if self._frames else None
         caller = self._recording.programs[under_way.prog].insns[under_way.slot] if under_way else None
         if caller is not None and caller.code == op.CALL:
-            if caller.src == op.BPF_PSEUDO_CALL:
+            if caller.src == op.BPF_PSEUDO_CALL or point.function:
+                # Called by the program itself, or by the helper that it called.
                 self._frames.append(self._new_frame())
                 return
-            if point.function:
-                raise NotModelled("traces of functions that helpers call back")
             # A helper ran another program: an execution of its own.
             self._outer.append((self._execution, self._frames))
         elif self._execution is not None:

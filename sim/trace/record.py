@@ -7,7 +7,8 @@ slot (in the final program, after the fix-ups) and R0 to R10 after it. Rules tha
 engines comparable, whichever recorded them:
 
 - a step is listed when its instruction is complete. A call is therefore listed after it returned, behind
-  the callee's steps; a tail call that is made is listed before the next program's first step;
+  the steps of its callee, or of the functions that the helper called back; a tail call that is made is
+  listed before the next program's first step;
 - LD_IMM64 is one step, at its first slot;
 - slots for which the JIT emits no byte (``goto +0``) have no step: machine code has no moment that
   belongs to them. Should the interpreter change a register there, the step is kept and shows as a

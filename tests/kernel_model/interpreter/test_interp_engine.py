@@ -62,7 +62,7 @@ def test_helper_gets_address_and_arguments() -> None:
 
     bpf = functions("r1 = 1\nr2 = -2\nr3 = 3\nr4 = 4\nr5 = 5\ncall 4096\nexit")
     assert run(bpf, call=helper) == 0x6789_ABCD_EF01_2345
-    assert seen == [(BASE + 4096, 1, M64 - 1, 3, 4, 5)]
+    assert seen == [(BASE + 4096, STACK_TOP, 1, M64 - 1, 3, 4, 5)]
 
 
 def test_helper_below_the_call_base_and_negative_result() -> None:
@@ -108,9 +108,9 @@ def test_helper_may_run_a_callback() -> None:
     )
     engine: Interpreter
 
-    def helper(addr: int, callback: int, *args: int) -> int:
+    def helper(addr: int, stack: int, callback: int, *args: int) -> int:
         assert callback == 0x2000
-        return engine.run(bpf, (10, 0, 0, 0, 20), STACK_TOP - 256, entry=1)
+        return engine.call_back(bpf, 1, (10, 0, 0, 0, 20), stack - 256)
 
     engine = Interpreter(FakeMemory(), helper)
     assert engine.run(bpf, (), STACK_TOP) == 36
@@ -133,7 +133,7 @@ def test_timed_may_goto_keeps_r0_to_r5() -> None:
     text = "r0 = 1\nr1 = 2\nr11 = -16\ncall 64\nr0 += r1\nr0 += r11\nexit"
     seen = []
 
-    def check(addr: int, pointer: int, *args: int) -> int:
+    def check(addr: int, stack: int, pointer: int, *args: int) -> int:
         seen.append((addr, pointer))
         return 40
 
