@@ -6,13 +6,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import median
 from typing import TYPE_CHECKING
 
 from kernel_model.uapi.enums import bpf_map_type, bpf_prog_type
 
+from ..job.bundled import bundled_job
 from ..machine import Machine
+from ..trace import InterpreterRecorder, JitRecorder, Recording, compare
 from ..userspace.bpf import Bpf
+from ..userspace.loader import load
 from .startup import Startup
 from .twin import Env, install_code, make_prog
 
@@ -97,6 +101,32 @@ def _syscall(machine: Machine) -> Callable[[int], object]:
     return use
 
 
+def _lockstep(machine: Machine) -> Callable[[int], object]:
+    """The bundled filter over its capture, again and again up to ``count`` instructions."""
+    process, job = machine.process(), bundled_job()
+    loaded = load(process, job.object)
+    prog = loaded.progs["xdp_filter"].fd
+    start = machine.snapshot()
+
+    def record(recorder: type[JitRecorder | InterpreterRecorder], count: int) -> Recording:
+        machine.restore(start)
+        machine.use_engine(recorder is JitRecorder)
+        bpf, recording = Bpf(process), Recording()
+        with recorder(machine, recording):
+            for frame in cycle(job.frames):
+                bpf.prog_test_run(prog, frame.data)
+                if recording.steps >= count:
+                    return recording
+        raise AssertionError("a capture has frames")
+
+    def use(count: int) -> None:
+        found = compare(record(InterpreterRecorder, count), record(JitRecorder, count)).difference
+        if found is not None:
+            raise RuntimeError(f"the engines differ: {found.kind.value}")
+
+    return use
+
+
 _ROWS = (
     _Row("call from Python", 5000, "kernel.cpu.call() of a function that returns at once", _call),
     _Row("loop round", 1_000_000, "a round of bpf_test_run_loop around such a program", _loop),
@@ -105,6 +135,7 @@ _ROWS = (
         "interpreter entry", 5000, "leaving the run to interpret `r0 = 2; exit`, and resuming", _interpreter
     ),
     _Row("system call", 5000, "getpid from Python", _syscall),
+    _Row("lockstep", 60_000, "a BPF instruction recorded on both engines, and compared", _lockstep),
 )
 
 

@@ -180,7 +180,9 @@ def test_progress_is_told_round_by_round() -> None:
 
 def test_costs_are_listed() -> None:
     names = [cost.name for cost in measure_costs(1)]
-    assert names == ["call from Python", "loop round", "leaf trap", "interpreter entry", "system call"]
+    assert names == [
+        "call from Python", "loop round", "leaf trap", "interpreter entry", "system call", "lockstep",
+    ]  # fmt: skip
 
 
 def test_startup_is_taken_apart() -> None:
