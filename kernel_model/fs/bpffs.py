@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 MOUNT = "/sys/fs/bpf"
 VMLINUX_BTF = "/sys/kernel/btf/vmlinux"
+CONFIG_GZ = "/proc/config.gz"
 OTHER_FILES = frozenset(
     (
         "/proc/kallsyms",
         VMLINUX_BTF,
+        CONFIG_GZ,
         "/sys/kernel/tracing/trace_pipe",
         "/sys/kernel/debug/tracing/trace_pipe",
         *(f"/proc/sys/{path}" for path in SYSCTLS),

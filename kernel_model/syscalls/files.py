@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ..bpf.map_object import MapObject
 from ..btf.vmlinux import kernel_btf
 from ..errors import KernelError, NotModelled
-from ..fs.bpffs import MOUNT, VMLINUX_BTF
+from ..fs.bpffs import CONFIG_GZ, MOUNT, VMLINUX_BTF
+from ..kconfig import config_gz
 from ..net.socket import Socket
 from ..objects import File, KObject
 from ..sysctl import SYSCTLS
@@ -75,9 +76,10 @@ def open_path(kernel: Kernel, task: Task, path: str, flags: int) -> KObject:
     if path == "/proc/kallsyms":
         _allow(path, writes)
         return TextFile(_kallsyms(kernel, task))
-    if path == VMLINUX_BTF:
-        _allow(path, writes)
-        return TextFile(kernel_btf())
+    for name, content in ((VMLINUX_BTF, kernel_btf), (CONFIG_GZ, config_gz)):
+        if path == name:
+            _allow(path, writes)
+            return TextFile(content())
     number = path.removeprefix(FDINFO)
     if number != path and number.isdecimal() and int(number) in task.files:
         _allow(path, writes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..bpf.map_mmap import map_mmap
 from ..bpf.map_object import MapObject
 from ..errors import KernelError, NotModelled
+from ..kconfig import RELEASE
 from ..mm.address_space import PROT_EXEC, PROT_READ, PROT_WRITE, USER_END, Backing
 from ..mm.pages import PAGE_SIZE
 from .table import as_int, syscall
@@ -140,3 +141,16 @@ def sys_getrandom(kernel: Kernel, task: Task, at: int, size: int, flags: int) ->
     data = b"".join(kernel.random.u32().to_bytes(4, "little") for _ in range(-(-size // 4)))[:size]
     task.mm.write(kernel, at, data)
     return size
+
+
+_UTS_FIELD = 65
+_UTSNAME = ("Linux", "bpfsim", RELEASE, "#1 SMP", "x86_64", "(none)")
+
+
+@syscall(63, "uname", 1)
+def sys_uname(kernel: Kernel, task: Task, at: int) -> int:
+    """uname(2): struct new_utsname, six texts of 65 bytes."""
+    data = b"".join(text.encode().ljust(_UTS_FIELD, b"\0") for text in _UTSNAME)
+    task.mm.check_writable(at, len(data))
+    task.mm.write(kernel, at, data)
+    return 0

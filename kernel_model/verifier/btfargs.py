@@ -71,6 +71,9 @@ def prepare_args(env: Env, subprog: int) -> list[tuple[str, int]]:
             args.append((MEM_ARG, size))
         elif not is_global:
             raise Reject(errno.EINVAL)
+        elif kind == "ptr:void":
+            text = f"arg#{number} reference type('UNKNOWN ') size cannot be determined: -{errno.EINVAL}\n"
+            raise env.reject(errno.EINVAL, text)
         else:
             raise env.not_modelled(f"argument #{number} of global function {sub.name}()")
     sub.args = args

@@ -338,9 +338,8 @@ def _set_arguments(env: Env, subprog: int, frame: FuncState) -> None:
             sub = env.subprogs[0]
             try:
                 fits = prepare_args(env, 0) == [(CTX_ARG, 0)]
-            except Reject as error:
-                if error.not_modelled:
-                    raise
+            except Reject:
+                # The types of the main program's argument are never a reason to refuse it.
                 fits = False
             if not fits:
                 sub.unreliable = True

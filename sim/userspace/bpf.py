@@ -9,6 +9,7 @@ failures are :class:`SyscallError`. Any object with the process contract serves 
 from __future__ import annotations
 
 import errno as _errno
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,9 +18,10 @@ from kernel_model.errors import errno_name
 from kernel_model.isa.insn import Insn, encode
 from kernel_model.uapi.bpf_attr import INFO_RECORDS, NR_BPF, Values, command, pack
 
-NR_READ, NR_CLOSE, NR_MKDIR, NR_OPENAT = 0, 3, 83, 257
+NR_READ, NR_CLOSE, NR_UNAME, NR_MKDIR, NR_OPENAT = 0, 3, 63, 83, 257
 AT_FDCWD = -100
 _READ_SIZE = 1 << 20
+_UTS_FIELD = 65
 
 BPF_ANY, BPF_NOEXIST, BPF_EXIST, BPF_F_LOCK = 0, 1, 2, 4
 
@@ -148,6 +150,15 @@ class Bpf:
         finally:
             self.close(fd)
         return b"".join(parts)
+
+    def uname(self) -> os.uname_result:
+        """uname(2)."""
+        self._arena.reset()
+        at = self._arena.take(6 * _UTS_FIELD)
+        self._checked("uname", NR_UNAME, at)
+        data = self.process.read(at, 6 * _UTS_FIELD)
+        fields = [data[start : start + _UTS_FIELD] for start in range(0, 5 * _UTS_FIELD, _UTS_FIELD)]
+        return os.uname_result(field.split(b"\0", 1)[0].decode("latin-1") for field in fields)
 
     def make_dir(self, path: str) -> None:
         """mkdir(2); a directory that is there is fine. SyscallError."""

@@ -7,6 +7,7 @@ and fills program arrays; the process may be the simulator's or any other with t
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from errno import ENOSPC
@@ -19,12 +20,14 @@ from kernel_model.uapi.enums import bpf_prog_type
 from .bpf import Bpf, Process, SyscallError, VerifierError
 from .core import CoreError, Resolver
 from .core.patch import POISON, patch
-from .mapdefs import LIBBPF_PIN_BY_NAME, MAP_IN_MAP, MapSpec
+from .externs import KCONFIG, ExternError, config_values
+from .facts import VMLINUX_BTF, FactsError, KernelFacts
+from .mapdefs import KCONFIG_KIND, LIBBPF_PIN_BY_NAME, MAP_IN_MAP, MapSpec
 from .object import ObjectError, ObjectSpec, ProgSpec
+from .relocate import ExternRef
 from .sections import Sec
 
 PAGE_SIZE = 4096
-VMLINUX_BTF = "/sys/kernel/btf/vmlinux"
 MAX_LOG_SIZE = 64 << 20
 
 _NO_BTF = frozenset(
@@ -159,14 +162,15 @@ def load(
     pin_root: str = "/sys/fs/bpf",
     cpus: int = 1,
     kernel_btf: Btf | None = None,
+    kernel_config: Mapping[str, str] | None = None,
 ) -> LoadedObject:
     """Load an object into the kernel of ``process``.
 
     ``programs`` limits what is loaded (default: all but those with ``?``); ``prog_type`` is for programs
     whose section says nothing; ``initial`` replaces the initial bytes of global-data maps, ``max_entries``
     the sizes of maps, by name; ``cpus`` is the number of possible CPUs (the size of perf event arrays that
-    give none); ``kernel_btf`` are the types that CO-RE relocations are resolved against (default: those that
-    the kernel shows in /sys/kernel/btf/vmlinux). Raises LoadError
+    give none). ``kernel_btf`` are the types that CO-RE relocations are resolved against, ``kernel_config``
+    the values for .kconfig (defaults: what the kernel of the process shows of itself). Raises LoadError
     when a system call fails, ObjectError when the object lacks something, and UnsupportedObject for what is
     not done yet; fds opened so far are closed then.
     """
@@ -177,12 +181,8 @@ def load(
         feature = "struct_ops maps"
         raise UnsupportedObject(spec.path, spec.struct_ops[0], None, f"{feature} are not supported", feature)
     bpf = Bpf(process)
-    core = None
-    if spec.btf_types is not None and any(prog.core for prog in wanted):
-        if kernel_btf is None:
-            kernel_btf = _kernel_btf(bpf, spec.path)
-        core = Resolver(spec.btf_types, kernel_btf)
-    loader = _Loader(bpf, spec, initial or {}, max_entries or {}, log_level, pin_root, cpus, core)
+    facts = KernelFacts(bpf, kernel_btf, kernel_config)
+    loader = _Loader(bpf, facts, spec, initial or {}, max_entries or {}, log_level, pin_root, cpus)
     try:
         loader.run(wanted)
     except BaseException:
@@ -210,26 +210,12 @@ def _choose(spec: ObjectSpec, names: list[str] | None, prog_type: bpf_prog_type 
     return out
 
 
-def _kernel_btf(bpf: Bpf, path: str) -> Btf:
-    """The types that the process's kernel shows of itself."""
-    try:
-        return Btf(bpf.read_file(VMLINUX_BTF))
-    except SyscallError as error:
-        raise LoadError(path, "CO-RE relocations", error.errno or 0, error.call) from None
-    except BtfError as error:
-        raise ObjectError(VMLINUX_BTF, "", error.offset, error.reason) from None
-
-
 def _check(spec: ObjectSpec, prog: ProgSpec) -> None:
     """Raise UnsupportedObject when the program needs what of the kernel's BTF and symbols is not there."""
 
     def unsupported(cause: str, feature: str, offset: int | None = None) -> UnsupportedObject:
         return UnsupportedObject(spec.path, prog.section, offset, f"prog '{prog.name}': {cause}", feature)
 
-    if prog.externs:
-        extern = prog.externs[0]
-        kind = "kernel function" if extern.is_call else "extern variable"
-        raise unsupported(f"{kind} '{extern.name}' is not supported", f"extern {kind}", extern.insn * 8)
     if prog.definition is not None and Sec.ATTACH_BTF in prog.definition.flags:
         if not prog.target:
             cause = f"prog '{prog.name}': no BTF-based attach target is specified"
@@ -243,22 +229,23 @@ class _Loader:
     def __init__(
         self,
         bpf: Bpf,
+        facts: KernelFacts,
         spec: ObjectSpec,
         initial: Mapping[str, bytes],
         max_entries: Mapping[str, int],
         log_level: int,
         pin_root: str,
         cpus: int,
-        core: Resolver | None,
     ) -> None:
         self.bpf = bpf
+        self.facts = facts
         self.spec = spec
         self.initial = initial
         self.max_entries = max_entries
         self.log_level = log_level
         self.pin_root = pin_root
         self.cpus = cpus
-        self.core = core
+        self.core: Resolver | None = None
         self.out = LoadedObject(bpf, spec)
 
     def run(self, programs: list[ProgSpec]) -> None:
@@ -304,7 +291,7 @@ class _Loader:
         try:
             fd = self._create_with_inner(spec)
             self.out.maps[spec.name] = LoadedMap(fd, spec)
-            data = self.initial.get(spec.name, spec.initial)
+            data = self.initial.get(spec.name, self._content(spec))
             if data is not None:
                 if len(data) != spec.value_size:
                     cause = f"{what}: {len(data)} initial bytes for a value of {spec.value_size}"
@@ -317,6 +304,14 @@ class _Loader:
                 self.bpf.obj_pin(fd, path)
         except SyscallError as error:
             raise self._fail(what, error) from None
+
+    def _content(self, spec: MapSpec) -> bytes | None:
+        if spec.kind != KCONFIG_KIND:
+            return spec.initial
+        try:
+            return config_values(self.spec.externs, self.facts.config)
+        except (ExternError, FactsError) as error:
+            raise ObjectError(self.spec.path, KCONFIG, None, str(error)) from None
 
     def _make_dirs(self, below: str) -> None:
         path = self.pin_root
@@ -452,10 +447,13 @@ class _Loader:
         insns = list(prog.insns)
         for ref in prog.map_refs:
             insns[ref.insn] = insns[ref.insn]._replace(imm=self.out.maps[ref.map].fd)
-        if self.core is not None:
+        for extern in prog.externs:
+            self._resolve(prog, insns, extern)
+        if prog.core:
+            core = self._core()
             for relo in prog.core:
                 try:
-                    found = self.core.resolve(relo.type_id, relo.access, relo.kind)
+                    found = core.resolve(relo.type_id, relo.access, relo.kind)
                     patch(insns, relo.insn, found)
                     if insns[relo.insn].imm == POISON:
                         poisoned[relo.insn] = str(found.local)
@@ -463,6 +461,36 @@ class _Loader:
                     cause = f"prog '{prog.name}': CO-RE relocation: {error}"
                     raise ObjectError(self.spec.path, prog.section, relo.insn * 8, cause) from None
         return insns
+
+    def _core(self) -> Resolver:
+        if self.core is None:
+            assert self.spec.btf_types is not None
+            try:
+                self.core = Resolver(self.spec.btf_types, self.facts.btf)
+            except SyscallError as error:
+                raise self._fail("CO-RE relocations", error) from None
+            except BtfError as error:
+                raise ObjectError(VMLINUX_BTF, "", error.offset, error.reason) from None
+        return self.core
+
+    def _resolve(self, prog: ProgSpec, insns: list[Insn], ref: ExternRef) -> None:
+        """Put the address of a kernel symbol into its LD_IMM64; 0 for a weak one that is not there."""
+        declared = next((each for each in self.spec.externs if each.name == ref.name), None)
+        cause = f"prog '{prog.name}': "
+        if declared is None:
+            cause += f"extern '{ref.name}' is not described by BTF"
+            raise ObjectError(self.spec.path, prog.section, ref.insn * 8, cause)
+        if ref.is_call or declared.typed:
+            kind = "kernel function" if ref.is_call else "typed kernel variable"
+            cause += f"{kind} '{ref.name}' is not supported"
+            raise UnsupportedObject(self.spec.path, prog.section, ref.insn * 8, cause, f"extern {kind}")
+        addr = self.facts.symbols.get(ref.name, 0)
+        if not addr and not ref.weak:
+            cause += f"extern (ksym) '{ref.name}' is not among the kernel's symbols"
+            raise ObjectError(self.spec.path, prog.section, ref.insn * 8, cause)
+        low, high = struct.unpack("<2i", addr.to_bytes(8, "little"))
+        insns[ref.insn] = insns[ref.insn]._replace(src=0, imm=low)
+        insns[ref.insn + 1] = insns[ref.insn + 1]._replace(imm=high)
 
 
 def _with_core_relocations(log: str, poisoned: Mapping[int, str]) -> str:

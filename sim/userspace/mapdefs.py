@@ -28,8 +28,8 @@ MAP_IN_MAP: Final = (bpf_map_type.BPF_MAP_TYPE_ARRAY_OF_MAPS, bpf_map_type.BPF_M
 class MapSpec:
     """A map as the object asks for it.
 
-    ``kind`` is ``user`` for declared maps and ``rodata``, ``data`` or ``bss`` for global data, which is a
-    one-element array with ``initial`` as its value; ``frozen`` says that it is frozen once filled.
+    ``kind`` is ``user`` for declared maps and ``rodata``, ``data``, ``bss`` or ``kconfig`` for global data,
+    which is a one-element array with ``initial`` as its value; ``frozen`` says that it is frozen once filled.
     ``section`` and ``offset`` are where relocations point. ``slots`` are the values that a prog_array or
     map-in-map starts with: (index, name of the program or map). ``key_type`` and ``value_type`` are ids in
     the object's BTF, 0 for none. ``pinning`` is LIBBPF_PIN_NONE or LIBBPF_PIN_BY_NAME. ``elf_map`` holds
@@ -324,6 +324,26 @@ def data_map(object_name: str, section: Section, kind: str, value_type: int) -> 
         initial=None if kind == "bss" else section.data,
         frozen=kind == "rodata",
         section=section.name,
+    )
+
+
+KCONFIG_KIND = "kconfig"
+
+
+def config_map(object_name: str, size: int, value_type: int) -> MapSpec:
+    """The map that holds configuration values; the loader fills it."""
+    flags = MapFlags.BPF_F_MMAPABLE | MapFlags.BPF_F_RDONLY_PROG
+    return MapSpec(
+        internal_map_name(object_name, ".kconfig"),
+        bpf_map_type.BPF_MAP_TYPE_ARRAY,
+        key_size=4,
+        value_size=size,
+        max_entries=1,
+        map_flags=int(flags),
+        value_type=value_type,
+        kind=KCONFIG_KIND,
+        frozen=True,
+        section=".kconfig",
     )
 
 

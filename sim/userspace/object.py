@@ -21,7 +21,20 @@ from kernel_model.uapi.enums import ProgFlags, bpf_prog_type
 
 from .btf_ext import BtfExt, CoreRelo, parse_btf_ext
 from .elf import SHN_LORESERVE, ElfError, ElfFile, Relocation, Section, Symbol, read_file
-from .mapdefs import MAPS, MapSpec, btf_maps, data_map, is_old_maps, join_by_id, old_maps, with_tails
+from .externs import KCONFIG, Extern, ExternError, collect, fix_up, map_size
+from .mapdefs import (
+    KCONFIG_KIND,
+    MAPS,
+    MapSpec,
+    btf_maps,
+    config_map,
+    data_map,
+    internal_map_name,
+    is_old_maps,
+    join_by_id,
+    old_maps,
+    with_tails,
+)
 from .relocate import BPF_INSN_SIZE, ExternRef, Function, Linker, MapRef, Place, SubprogSpec
 from .sections import Sec, SectionDef, find_section
 
@@ -66,7 +79,7 @@ class ProgSpec:
 class ObjectSpec:
     """A whole object. ``btf`` are the bytes to upload (None: no BTF), ``version`` is the old section's.
 
-    ``struct_ops`` names the sections that hold struct_ops maps.
+    ``struct_ops`` names the sections that hold struct_ops maps; ``externs`` are what it wants of the kernel.
     """
 
     path: str
@@ -78,6 +91,7 @@ class ObjectSpec:
     btf: bytes | None = None
     struct_ops: tuple[str, ...] = ()
     btf_types: Btf | None = field(default=None, compare=False, repr=False)
+    externs: tuple[Extern, ...] = ()
 
 
 def read_object(path: str | Path) -> ObjectSpec:
@@ -103,6 +117,7 @@ class _Object:
         self.elf = elf
         # libbpf cuts the file name at its first dot.
         self.name = Path(elf.path).name.partition(".")[0]
+        self.externs: tuple[Extern, ...] = ()
         self.btf = self._btf()
         self.maps = self._maps()
 
@@ -110,7 +125,9 @@ class _Object:
         ext = self._ext()
         functions = self._functions()
         names = [s.name for s in self.elf.sections]
-        linker = Linker(functions, self._places(), names, ext, self.elf.fail, self._parameters())
+        linker = Linker(
+            functions, self._places(), names, ext, self.elf.fail, self._parameters(), self._config_places()
+        )
         programs: dict[str, ProgSpec] = {}
         for function in functions:
             if function.is_entry:
@@ -131,6 +148,7 @@ class _Object:
             self.btf.data if self.btf is not None else None,
             tuple(s.name for s in self.elf.sections if s.name in _STRUCT_OPS and s.size),
             self.btf,
+            self.externs,
         )
 
     def _license(self) -> str:
@@ -141,7 +159,13 @@ class _Object:
         section = self.elf.section(".BTF")
         if section is None or not section.data:
             return None
-        return Btf(fix_up_btf(Btf(section.data), self.elf))
+        fixed = fix_up_btf(Btf(section.data), self.elf)
+        btf = Btf(fixed)
+        try:
+            self.externs = collect(btf, self.elf.symbols)
+        except ExternError as error:
+            raise self.elf.fail(KCONFIG, None, str(error)) from None
+        return Btf(fix_up(fixed, btf, self.externs))
 
     def _ext(self) -> BtfExt:
         section = self.elf.section(".BTF.ext")
@@ -167,6 +191,9 @@ class _Object:
                     raise self.elf.fail(section.name, None, f"{section.size} bytes are too many for a map")
                 value_type = self.btf.find(section.name, Kind.DATASEC) if self.btf is not None else 0
                 out.append(data_map(self.name, section, kind, value_type))
+        if size := map_size(self.externs):
+            value_type = self.btf.find(KCONFIG, Kind.DATASEC) if self.btf is not None else 0
+            out.append(config_map(self.name, size, value_type))
         seen: dict[str, str] = {}
         for spec in out:
             if spec.name in seen:
@@ -180,6 +207,11 @@ class _Object:
             return {}
         return {s.index: s.data for s in self.elf.sections if s.name == ".data"}
 
+    def _config_places(self) -> dict[str, tuple[str, int]]:
+        """Map and offset of each configuration value."""
+        name = internal_map_name(self.name, KCONFIG)
+        return {e.name: (name, e.offset) for e in self.externs if e.section == KCONFIG}
+
     def _places(self) -> dict[tuple[int, int], Place]:
         index = {section.name: section.index for section in reversed(self.elf.sections)}
         return {
@@ -187,6 +219,7 @@ class _Object:
                 spec.name, spec.kind != "user"
             )
             for spec in self.maps
+            if spec.kind != KCONFIG_KIND
         }
 
     def _functions(self) -> list[Function]:

@@ -102,7 +102,8 @@ class Linker:
 
     ``functions`` are all functions; ``places`` maps (section index, offset) of declared maps and
     (section index, -1) of global-data sections to what they are; ``fail`` makes the error to raise;
-    ``parameters`` are sections by index whose symbols stand for the 32-bit number there, not its address.
+    ``parameters`` are sections by index whose symbols stand for the 32-bit number there, not its address;
+    ``config`` gives map and offset of the configuration values among the externs.
     """
 
     def __init__(
@@ -113,8 +114,10 @@ class Linker:
         ext: BtfExt,
         fail: Callable[[str, int | None, str], ElfError],
         parameters: Mapping[int, bytes] = MappingProxyType({}),
+        config: Mapping[str, tuple[str, int]] = MappingProxyType({}),
     ) -> None:
         self._parameters = parameters
+        self._config = config
         self._places = places
         self._names = section_names
         self._ext = ext
@@ -183,9 +186,22 @@ class Linker:
         symbol = function.relocs[slot].symbol
         insn = out.insns[base + slot]
         is_call = insn.code == CALL
+        if symbol.name in self._config:
+            if is_call:
+                raise self._bad(function, slot, f"call of the configuration value '{symbol.name}'")
+            place, offset = self._config[symbol.name]
+            self._point(out, base + slot, place, offset)
+            return
         out.externs.append(ExternRef(base + slot, symbol.name, is_call, symbol.binding == "STB_WEAK"))
         if is_call:
             out.insns[base + slot] = insn._replace(src=BPF_PSEUDO_KFUNC_CALL)
+
+    @staticmethod
+    def _point(out: Linked, slot: int, place: str, offset: int) -> None:
+        """Make the LD_IMM64 at ``slot`` the address of byte ``offset`` in the value of a map."""
+        out.insns[slot] = out.insns[slot]._replace(src=BPF_PSEUDO_MAP_VALUE, imm=0)
+        out.insns[slot + 1] = Insn(0, imm=_s32(offset))
+        out.map_refs.append(MapRef(slot, place, offset))
 
     def _load(self, out: Linked, function: Function, base: int, slot: int) -> None:
         """A LD_IMM64: a constant, a map, a place in global data, or (left to the caller) a function."""
@@ -217,10 +233,7 @@ class Linker:
             where = self._names[symbol.section]
             raise self._bad(function, slot, f"bad relo against '{symbol.name}' in section '{where}'")
         if place.is_data:
-            offset = symbol.value + insn.imm
-            out.insns[base + slot] = insn._replace(src=BPF_PSEUDO_MAP_VALUE, imm=0)
-            out.insns[base + slot + 1] = Insn(0, imm=_s32(offset))
-            out.map_refs.append(MapRef(base + slot, place.map, offset))
+            self._point(out, base + slot, place.map, symbol.value + insn.imm)
         else:
             out.insns[base + slot] = insn._replace(src=BPF_PSEUDO_MAP_FD, imm=0)
             out.map_refs.append(MapRef(base + slot, place.map))
