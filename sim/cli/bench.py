@@ -7,13 +7,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 if TYPE_CHECKING:
     from ..bench.costs import Cost
     from ..bench.measure import Measurement
+    from ..bench.verifying import Verification
 
 EXIT_DIFFERS, EXIT_BAD_INPUT, EXIT_NOT_MODELLED = 1, 2, 3
 
@@ -84,7 +85,47 @@ def _print_costs(costs: Sequence[Cost]) -> None:
         click.echo(f"{cost.name:<{width}} {_time(cost.ns):>9}  {cost.about}")
 
 
-def _fail(code: int, text: str) -> None:
+def _print_verifications(rows: Sequence[Verification]) -> None:
+    """A line for each program; ``x host`` is how many times as long as the host's kernel it takes."""
+    heads = ("program", "insns", "processed", "s", "processed/s", "memory", "host s", "x host")
+    click.echo("{:<14}{:>8}{:>10}{:>9}{:>12}{:>11}{:>9}{:>8}".format(*heads))
+    for row in rows:
+        host = "-" if row.host_seconds is None else f"{row.host_seconds:.3f}"
+        ratio = "-" if row.ratio is None else f"{row.ratio:.1f}"
+        click.echo(
+            f"{row.program:<14}{row.insns:>8,}{row.processed:>10,}{row.seconds:>9.3f}{row.rate:>12,.0f}"
+            f"{_bytes(row.memory):>11}{host:>9}{ratio:>8}"
+        )
+    for row in rows:
+        if row.host_processed not in (None, row.processed):
+            click.echo(f"{row.program}: the host processed {row.host_processed:,}")
+    click.echo(f"verifier: {rows[0].form}")
+
+
+def _bench_verifier(
+    names: Sequence[str], rounds: int | None, growth: bool, pure: bool, as_json: bool
+) -> None:
+    from ..bench.large_programs import LARGE
+    from ..bench.verifying import DEFAULT_ROUNDS, NotAccepted, measure_growth, measure_verifier
+
+    for name in names:
+        if name not in LARGE:
+            raise click.BadParameter(f"{name!r}; one of: {', '.join(LARGE)}", param_hint="--workload")
+    try:
+        with _progress() as progress:
+            if growth:
+                rows = measure_growth(pure=pure, progress=progress)
+            else:
+                rows = measure_verifier(names, rounds or DEFAULT_ROUNDS, pure=pure, progress=progress)
+    except NotAccepted as error:
+        _fail(EXIT_DIFFERS, str(error))
+    if as_json:
+        click.echo(json.dumps([row.as_json() for row in rows], indent=1))
+        return
+    _print_verifications(rows)
+
+
+def _fail(code: int, text: str) -> NoReturn:
     click.echo(f"bpfsim bench: {text}", err=True)
     sys.exit(code)
 
@@ -94,7 +135,20 @@ def _fail(code: int, text: str) -> None:
 @click.option("--workload", "names", multiple=True, metavar="NAME", help="Only this one (may be repeated).")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds; figures are their medians.  [default: 7]")
 @click.option("--costs", is_flag=True, help="Only what the machine's own mechanisms cost, and its start.")
-def bench(as_json: bool, names: tuple[str, ...], rounds: int | None, costs: bool) -> None:
+@click.option(
+    "--verifier", is_flag=True, help="The verifier on large programs; with root, the host's beside it."
+)
+@click.option("--growth", is_flag=True, help="With --verifier: two programs in sizes up to the limit.")
+@click.option("--pure", is_flag=True, help="With --verifier: not the compiled form, if there is one.")
+def bench(
+    as_json: bool,
+    names: tuple[str, ...],
+    rounds: int | None,
+    costs: bool,
+    verifier: bool,
+    growth: bool,
+    pure: bool,
+) -> None:
     """Time the bundled workloads on the JIT and the interpreter.
 
     The limit is the same C compiled for x86-64, run in the same machine on the same data. Before anything is
@@ -102,6 +156,9 @@ def bench(as_json: bool, names: tuple[str, ...], rounds: int | None, costs: bool
 
     Exit status: 0, 1 when results differ, 2 for bad input, 3 for what is not modelled.
     """
+    if verifier:
+        _bench_verifier(names, rounds, growth, pure, as_json)
+        return
     from kernel_model.errors import KernelError, NotModelled
 
     from ..bench.costs import measure_costs, startup_costs
