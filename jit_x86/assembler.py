@@ -211,7 +211,7 @@ class LineCache:
         The answer may hold other texts besides. Raises AssemblyError.
         """
         known = self._bytes
-        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        missing = list(dict.fromkeys([text for text in texts if text not in known]))
         if missing:
             if len(known) + len(missing) > self._limit:
                 # A new dict: an answer given earlier stays whole for whoever holds it.
@@ -233,7 +233,7 @@ class LineCache:
         Raises ValueError for one whose size is not the one that keystone gives it.
         """
         known = self._branches
-        missing = [branch for branch in dict.fromkeys(branches) if branch not in known]
+        missing = list(dict.fromkeys([branch for branch in branches if branch not in known]))
         if missing:
             if len(known) + len(missing) > self._limit:
                 known = self._branches = {}

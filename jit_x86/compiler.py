@@ -128,9 +128,11 @@ def _length(item: Item, known: Mapping[str, bytes]) -> int:
 
 def _bounds(items: Sequence[Item], known: Mapping[str, bytes]) -> list[int]:
     """Where each item begins, and where the last one ends."""
-    bounds = [0]
+    at, bounds = 0, [0]
     for item in items:
-        bounds.append(bounds[-1] + _length(item, known))
+        # Nearly all items are texts.
+        at += len(known[item]) if isinstance(item, str) else _length(item, known)
+        bounds.append(at)
     return bounds
 
 

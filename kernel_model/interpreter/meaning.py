@@ -9,12 +9,13 @@ the generated code by engine.py; ``a`` and ``t`` are its scratch variables.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from kernel_model.errors import NotModelled
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn, imm64
-from kernel_model.isa.table import Effect, InsnRow
+from kernel_model.isa.table import Effect, InsnRow, row_for
 
 from .program import Program
 
@@ -87,16 +88,18 @@ def condition(row: InsnRow, insn: Insn) -> str:
 
 
 def statements(program: Program, row: InsnRow, index: int) -> list[str]:
-    """The lines of the instruction at slot ``index``; jumps and exits are the code generator's.
+    """The lines of the instruction at slot ``index``, not to be changed; jumps and exits are the code
+    generator's.
 
     Raises NotModelled for an instruction that no engine is given after the verifier's fix-ups, or
     that needs the arena.
     """
+    if row.effect in _BY_INSN:
+        return _lines(program.insns[index])
     return _BY_EFFECT[row.effect](program, row, index)
 
 
-def _alu(program: Program, row: InsnRow, index: int) -> list[str]:
-    insn = program.insns[index]
+def _alu(row: InsnRow, insn: Insn) -> list[str]:
     dst, src = f"r{insn.dst}", f"r{insn.src}"
     family, kind, *_ = (*row.name.split("_"), "")
     if row.name.startswith("ALU_TO_LE"):
@@ -116,8 +119,7 @@ def _alu(program: Program, row: InsnRow, index: int) -> list[str]:
     return [f"{dst} = {template.format(d=dst, s=source, **values)}"]
 
 
-def _load(program: Program, row: InsnRow, index: int) -> list[str]:
-    insn = program.insns[index]
+def _load(row: InsnRow, insn: Insn) -> list[str]:
     address = _address(insn.src, insn.off)
     if "MEM32" in row.name:
         raise NotModelled("BPF arena (load)")
@@ -129,8 +131,7 @@ def _load(program: Program, row: InsnRow, index: int) -> list[str]:
     return [f"r{insn.dst} = {value}"]
 
 
-def _store(program: Program, row: InsnRow, index: int) -> list[str]:
-    insn = program.insns[index]
+def _store(row: InsnRow, insn: Insn) -> list[str]:
     if "MEM32" in row.name:
         raise NotModelled("BPF arena (store)")
     if op.bpf_class(insn.code) == op.BPF_ST:
@@ -140,8 +141,7 @@ def _store(program: Program, row: InsnRow, index: int) -> list[str]:
     return [f"put_u{row.bits}({_address(insn.dst, insn.off)}, {value})"]
 
 
-def _atomic(program: Program, row: InsnRow, index: int) -> list[str]:
-    insn = program.insns[index]
+def _atomic(row: InsnRow, insn: Insn) -> list[str]:
     dst, src, bits = f"r{insn.dst}", f"r{insn.src}", row.bits
     if "PROBE_ATOMIC" in row.name:
         raise NotModelled("BPF arena (atomic operation)")
@@ -201,16 +201,26 @@ def _packet(program: Program, row: InsnRow, index: int) -> list[str]:
     raise NotModelled(f"{row.name} in an engine: the verifier's fix-ups replace it")
 
 
-_BY_EFFECT: Final[dict[Effect, Callable[[Program, InsnRow, int], list[str]]]] = {
+_BY_INSN: Final[dict[Effect, Callable[[InsnRow, Insn], list[str]]]] = {
     Effect.ALU: _alu,
     Effect.LOAD: _load,
     Effect.STORE: _store,
     Effect.ATOMIC: _atomic,
+}
+"""What means the same in every program."""
+_BY_EFFECT: Final[dict[Effect, Callable[[Program, InsnRow, int], list[str]]]] = {
     Effect.CONST: _const,
     Effect.CALL: _call,
     Effect.BARRIER: _barrier,
     Effect.PACKET: _packet,
 }
+
+
+@lru_cache(maxsize=1 << 14)
+def _lines(insn: Insn) -> list[str]:
+    row = row_for(insn, internal=True)
+    assert row is not None, "the code generator has found its row before"
+    return _BY_INSN[row.effect](row, insn)
 
 
 def subprog_starting_at(program: Program, slot: int) -> int:

@@ -367,6 +367,22 @@ BY_CODE: Final[dict[int, tuple[InsnRow, ...]]] = {
 }
 """The rows of each opcode byte, told apart by their fixed fields."""
 
+_FIXED: Final = {
+    code: tuple(
+        (
+            row,
+            tuple(
+                (Insn._fields.index(name), getattr(row, name))
+                for name in ("dst", "src", "off", "imm")
+                if not isinstance(getattr(row, name), Use)
+            ),
+        )
+        for row in rows
+    )
+    for code, rows in BY_CODE.items()
+}
+"""BY_CODE with what InsnRow.fits() looks at: the numbers and values of the fixed fields."""
+
 _KNOWN: Final = frozenset(row.code for row in TABLE if row.origin is Origin.UAPI)
 
 
@@ -385,7 +401,11 @@ def row_for(insn: Insn, *, internal: bool = False) -> InsnRow | None:
     the second slot of LD_IMM64 are not judged, nor are values that are wrong in themselves (division
     by an immediate zero, a shift by more than the width).
     """
-    for row in BY_CODE.get(insn.code, ()):
-        if row.fits(insn) and (row.origin is Origin.UAPI or (internal and row.origin is Origin.KERNEL)):
-            return row
+    for row, fixed in _FIXED.get(insn.code, ()):
+        for field, value in fixed:
+            if insn[field] != value:
+                break
+        else:
+            if row.origin is Origin.UAPI or (internal and row.origin is Origin.KERNEL):
+                return row
     return None
