@@ -161,7 +161,7 @@ def _refuse_pointer(env: Env, dst: int, ptr: Reg, off: Reg, operation: int) -> N
 
 def _adjust_pointer(env: Env, insn: Insn, ptr: Reg, off: Reg, ptr_is_dst: bool) -> None:
     """``pointer op number`` or ``number += pointer`` (adjust_ptr_min_max_vals)."""
-    regs = env.frame.regs
+    regs = env.cur.frames[-1].regs
     dst = insn.dst
     operation = insn.code & 0xF0
     o = off.bounds
@@ -215,12 +215,14 @@ def _adjust_pointer(env: Env, insn: Insn, ptr: Reg, off: Reg, ptr_is_dst: bool) 
 
 def _adjust_scalar(env: Env, insn: Insn, dst: Reg, src: Reg) -> Reg:
     """``number op number`` (adjust_scalar_min_max_vals); the id is the caller's matter."""
-    alu32 = insn.code & 7 != op.BPF_ALU64
-    operation = insn.code & 0xF0
+    code = insn.code
+    alu32 = code & 7 != op.BPF_ALU64
+    operation = code & 0xF0
     if not arith.computable(operation, alu32, src.bounds):
         return UNKNOWN_REG
     if operation in (op.BPF_ADD, op.BPF_SUB):
-        san.sanitize_value(env, insn)
+        if not env.bypass_spec_v1:
+            san.sanitize_value(env, insn)
     elif operation in (op.BPF_AND, op.BPF_OR) and src.bounds.mask == 0:
         dst = _fork(env, insn, dst)
     return Reg(SCALAR_VALUE, arith.alu(operation, alu32, dst.bounds, src.bounds), dst.off, dst.id)
@@ -242,7 +244,7 @@ def _fork(env: Env, insn: Insn, dst: Reg) -> Reg:
 
 def _adjust(env: Env, insn: Insn) -> None:
     """All operations but moves, negation and byte swaps (adjust_reg_min_max_vals)."""
-    regs = env.frame.regs
+    regs = env.cur.frames[-1].regs
     code, dst = insn.code, insn.dst
     dst_reg = regs[dst]
     operation = code & 0xF0
@@ -331,7 +333,7 @@ def _check_mov_fields(env: Env, insn: Insn) -> None:
 
 def _tied(env: Env, regno: int, tie: bool) -> Reg:
     """The source of a move, given an id first when the copy will be equal to it."""
-    regs = env.frame.regs
+    regs = env.cur.frames[-1].regs
     reg = regs[regno]
     if tie:
         new = tie_before_move(env, reg)
@@ -342,7 +344,7 @@ def _tied(env: Env, regno: int, tie: bool) -> Reg:
 
 
 def _mov_reg(env: Env, insn: Insn) -> Reg:
-    regs = env.frame.regs
+    regs = env.cur.frames[-1].regs
     src = regs[insn.src]
     if insn.code & 7 == op.BPF_ALU64:
         if insn.off == 0:
@@ -387,7 +389,7 @@ def _mov(env: Env, insn: Insn) -> None:
     if insn.code & 8:
         read_reg(env, insn.src)
     check_writable(env, insn.dst)
-    regs = env.frame.regs
+    regs = env.cur.frames[-1].regs
     if insn.code & 8:
         regs[insn.dst] = _mov_reg(env, insn)
     elif insn.code & 7 == op.BPF_ALU64:
@@ -397,7 +399,7 @@ def _mov(env: Env, insn: Insn) -> None:
 
 
 def _neg_or_swap(env: Env, insn: Insn) -> None:
-    regs = env.frame.regs
+    regs = env.cur.frames[-1].regs
     if insn.code & 0xF0 == op.BPF_NEG:
         if insn.code & 8 or insn.src or insn.off or insn.imm:
             raise env.reject(errno.EINVAL, "BPF_NEG uses reserved fields\n")
@@ -432,7 +434,7 @@ def _check_operation_fields(env: Env, insn: Insn, operation: int) -> None:
 
 def check_alu(env: Env, insn: Insn) -> None:
     """One ALU or ALU64 instruction: its fields, its operands, its result."""
-    code = insn.code
+    code, dst, src, off, imm = insn
     operation = code & 0xF0
     if operation == op.BPF_MOV:
         _mov(env, insn)
@@ -441,21 +443,23 @@ def check_alu(env: Env, insn: Insn) -> None:
     elif operation > op.BPF_END:
         raise env.reject(errno.EINVAL, f"invalid BPF_ALU opcode {operation:x}\n")
     else:
-        _check_operation_fields(env, insn, operation)
+        if off or (imm if code & 8 else src):
+            _check_operation_fields(env, insn, operation)
         if code & 8:
-            read_reg(env, insn.src)
-        read_reg(env, insn.dst)
+            read_reg(env, src)
+        read_reg(env, dst)
         if not code & 8:
-            if operation in (op.BPF_MOD, op.BPF_DIV) and insn.imm == 0:
+            if operation in (op.BPF_MOD, op.BPF_DIV) and imm == 0:
                 raise env.reject(errno.EINVAL, "div by zero\n")
             if operation in (op.BPF_LSH, op.BPF_RSH, op.BPF_ARSH):
                 width = 64 if code & 7 == op.BPF_ALU64 else 32
-                if not 0 <= insn.imm < width:
-                    raise env.reject(errno.EINVAL, f"invalid shift {insn.imm}\n")
-        check_writable(env, insn.dst)
+                if not 0 <= imm < width:
+                    raise env.reject(errno.EINVAL, f"invalid shift {imm}\n")
+        check_writable(env, dst)
         _adjust(env, insn)
-    regs = env.frame.regs
-    reg = regs[insn.dst]
-    good = check_bounds(env, reg.bounds, "alu")
-    if good is not reg.bounds:
-        regs[insn.dst] = reg.with_bounds(good)
+    regs = env.cur.frames[-1].regs
+    reg = regs[dst]
+    if not reg.bounds.sane:
+        good = check_bounds(env, reg.bounds, "alu")
+        if good is not reg.bounds:
+            regs[dst] = reg.with_bounds(good)

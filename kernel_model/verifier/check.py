@@ -43,6 +43,7 @@ from .regs import (
 )
 from .state import MAIN_CALLSITE, FuncState, VerifierState
 
+_ARITHMETIC: Final = (op.BPF_ALU64, op.BPF_ALU)
 _RECOVERABLE: Final = (errno.EPERM, errno.EACCES, errno.EINVAL)
 
 
@@ -268,10 +269,16 @@ def _end_path(env: Env) -> int | None:
 
 def _step(env: Env, insn: Insn) -> bool:
     """One instruction, with what speculation forgives; True when the path ends."""
-    aux = env.aux[env.insn_idx]
     at = env.insn_idx
-    if env.cur.speculative and aux.nospec:
-        return True
+    aux = env.aux[at]
+    if env.cur.speculative:
+        if aux.nospec:
+            return True
+    elif insn.code & 7 in _ARITHMETIC:
+        # It touches no stack, so there is nothing to note of its liveness.
+        check_alu(env, insn)
+        env.insn_idx = at + 1
+        return False
     liveness = env.liveness
     liveness.begin_insn(env, at)
     try:

@@ -135,6 +135,10 @@ def _region_fault(env: Env, regno: int, off: int, size: int, mem_size: int, zero
 
 def check_region(env: Env, regno: int, off: int, size: int, mem_size: int, zero_ok: bool) -> None:
     """An access to memory of known size, at a fixed and possibly a variable offset."""
+    b = env.cur.frames[-1].regs[regno].bounds
+    inside = 0 < size <= mem_size - off - b.umax and b.umax < BPF_MAX_VAR_OFF
+    if inside and b.smin >= 0 and off + b.smin >= 0 and b.smin <= b.umax:
+        return
     fault = _region_fault(env, regno, off, size, mem_size, zero_ok)
     if fault:
         raise env.reject(errno.EACCES, fault)
@@ -216,6 +220,8 @@ def check_alignment(env: Env, reg: Reg, off: int, size: int, strict_once: bool) 
     if not strict:
         return
     shift = 2 if kind in PACKET_POINTERS else 0
+    if not reg.bounds.mask and not (reg.bounds.value + shift + reg.off + off) & (size - 1):
+        return
     if tnum.is_aligned(tnum.add(reg.bounds.tnum, tnum.const(shift + reg.off + off)), size):
         return
     text = tnum.text(reg.bounds.tnum)
@@ -328,7 +334,7 @@ def check_mem_access(
 
     ``value_regno`` is the register read into or stored from; NO_REG for a constant or unknown data.
     """
-    regs = env.frame.regs
+    regs = env.cur.frames[-1].regs
     reg = regs[regno]
     check_alignment(env, reg, off, size, strict_once)
     off += reg.off
@@ -401,10 +407,12 @@ def check_load(env: Env, insn: Insn, strict_once: bool, sign_extends: bool, wher
     size = op.SIZE_BYTES[insn.code & 0x18]
     check_mem_access(env, env.insn_idx, insn.src, insn.off, size, False, insn.dst, strict_once, sign_extends)
     save_ptr_type(env, kind)
-    reg = env.frame.regs[insn.dst]
-    good = check_bounds(env, reg.bounds, where)
-    if good is not reg.bounds:
-        env.frame.regs[insn.dst] = reg.with_bounds(good)
+    regs = env.cur.frames[-1].regs
+    reg = regs[insn.dst]
+    if not reg.bounds.sane:
+        good = check_bounds(env, reg.bounds, where)
+        if good is not reg.bounds:
+            regs[insn.dst] = reg.with_bounds(good)
 
 
 def check_store(env: Env, insn: Insn, strict_once: bool) -> None:
