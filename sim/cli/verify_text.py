@@ -66,7 +66,7 @@ def print_explanation(explanation: Explanation) -> None:
             _wrapped(f"{known.register}{role}: {known.words}", "  ", "      ")
     if explanation.path:
         steps = explanation.path_length
-        _heading("The way there" + (f", {steps} instruction{'s' if steps > 1 else ''}" if steps else ""))
+        _heading(f"The way there, {steps} instruction{'s' if steps > 1 else ''}" if steps else "Where")
         for line in explanation.path:
             _path_line(line, wide)
     _heading("Why")

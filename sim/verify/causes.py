@@ -574,7 +574,9 @@ def _cost(case: Case) -> Finding:
     top = sorted(by_line.items(), key=lambda item: -item[1][0])[:5]
     total = sum(counts) or 1
     return Finding(
-        slots=[(slot, f"{count} instructions ({100 * count // total} %)") for _, (count, slot) in top]
+        slots=[
+            (slot, f"{count} of {total} instructions ({100 * count // total} %)") for _, (count, slot) in top
+        ]
     )
 
 

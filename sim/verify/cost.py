@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kernel_model.verifier.api import ProgramSpec, Stats
+from kernel_model.verifier.api import Stats
 from kernel_model.verifier.env import BPF_COMPLEXITY_LIMIT_INSNS, Env
 
-from .recorder import Observer, Subprog, subprogs_of
+from .recorder import Observer
 from .source import Sources
 
 LIMIT = BPF_COMPLEXITY_LIMIT_INSNS
@@ -72,10 +72,8 @@ class CostRecorder(Observer):
     """Counts by slot of the loaded program."""
 
     def __init__(self, timed: bool = False) -> None:
+        super().__init__()
         self._clock = time.perf_counter if timed else None
-        self._spec: ProgramSpec | None = None
-        self._stats = Stats()
-        self._subprogs: list[Subprog] = []
         self._steps: list[int] = []
         self._branches: list[int] = []
         self._states: list[int] = []
@@ -84,8 +82,8 @@ class CostRecorder(Observer):
         self._current = -1
 
     def begin(self, env: Env) -> None:
-        count = len(env.spec.insns)
-        self._spec, self._current = env.spec, -1
+        super().begin(env)
+        count, self._current = len(env.spec.insns), -1
         self._steps, self._branches = [0] * count, [0] * count
         self._states, self._seconds = [0] * count, [0.0] * count
 
@@ -108,6 +106,7 @@ class CostRecorder(Observer):
         self._branches[self._current] += 1
 
     def leave(self, env: Env, subprog: int) -> None:
+        super().leave(env, subprog)
         self._keep_states(env)
         self._charge(-1)
 
@@ -116,27 +115,30 @@ class CostRecorder(Observer):
             self._states[slot] += len(states)
 
     def end(self, env: Env, errno: int) -> None:
+        super().end(env, errno)
         if self._current >= 0:
             self._keep_states(env)
             self._charge(-1)
-        self._stats, self._subprogs = env.stats, subprogs_of(env)
 
     def cost(self) -> Cost | None:
         """The cost of the last run; None when the verifier was not reached."""
-        if self._spec is None:
+        recording = self.recording
+        if recording is None:
             return None
-        sources, stats = Sources(self._spec), self._stats
+        sources, stats = Sources(recording.spec), recording.stats
         functions: dict[str, Row] = {}
         lines: dict[tuple[str, int, str], Row] = {}
-        for slot in range(len(self._spec.insns)):
-            sub = next((sub for sub in reversed(self._subprogs) if sub.start <= slot), None)
+        for slot in range(len(recording.insns)):
+            sub = recording.subprog_of(slot)
             name = sub.name if sub is not None else ""
             function = functions.setdefault(name, Row(name, f"instruction {sub.start if sub else 0}"))
-            self._add(function, slot)
+            self._add(function, slot, stats)
             line = sources.at(slot)
             if line is not None:
-                row = Row(name, line.place, line.text.strip())
-                self._add(lines.setdefault((line.file, line.line, name), row), slot)
+                found = lines.setdefault(
+                    (line.file, line.line, name), Row(name, line.place, line.text.strip())
+                )
+                self._add(found, slot, stats)
         seconds = sum(self._seconds) if self._clock is not None else None
         return Cost(
             stats.insn_processed,
@@ -150,8 +152,8 @@ class CostRecorder(Observer):
             seconds,
         )
 
-    def _add(self, row: Row, slot: int) -> None:
-        processed = self._stats.per_insn[slot] if slot < len(self._stats.per_insn) else 0
+    def _add(self, row: Row, slot: int, stats: Stats) -> None:
+        processed = stats.per_insn[slot] if slot < len(stats.per_insn) else 0
         row.insns += 1
         row.processed += processed
         row.visits = max(row.visits, processed)

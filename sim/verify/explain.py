@@ -237,7 +237,7 @@ def _marks(case: Case, finding: Finding) -> dict[int, list[Mark]]:
 def _path(case: Case, finding: Finding) -> list[PathLine]:
     marks = _marks(case, finding)
     recording = case.recording
-    off_path = sorted((-1 - at, found) for at, found in marks.items() if at < 0)
+    off_path = [(-1 - at, found) for at, found in marks.items() if at < 0]
     out = [_line(case, slot, slot, found) for slot, found in off_path]
     if not case.has_path:
         return out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from kernel_model.errors import NotModelled
@@ -23,6 +22,7 @@ from ..userspace.object import ObjectError, ObjectSpec, read_object
 from .cost import Cost, CostRecorder
 from .explain import Explanation, explain
 from .recorder import Observer, PathRecorder, Recording
+from .rules import find_rule
 
 ACCEPTED, REJECTED, UNMODELLED, UNUSABLE = "accepted", "rejected", "not modelled", "unusable"
 VERDICTS = (ACCEPTED, REJECTED, UNUSABLE, UNMODELLED)
@@ -147,12 +147,12 @@ def judge(spec: ObjectSpec, name: str, options: Options) -> Verdict:
     kind = prog.type if prog.type is not None else options.prog_type
     type_name = kind.name.removeprefix("BPF_PROG_TYPE_").lower() if kind is not None else None
     verdict = Verdict(spec.path, name, prog.section, type_name, insns=len(prog.insns))
-    costs = CostRecorder(options.timed) if options.cost else None
-    error = _load(spec, name, options, verdict, options.log_level | _LOG_STATS, costs)
-    if costs is not None:
-        verdict.cost = costs.cost()
-    if isinstance(error, LoadError):
-        _refused(spec, name, options, verdict, error)
+    observer = CostRecorder(options.timed) if options.cost else Observer()
+    error = _load(spec, name, options, verdict, options.log_level | _LOG_STATS, observer)
+    if isinstance(observer, CostRecorder):
+        verdict.cost = observer.cost()
+    if isinstance(error, LoadError) and observer.recording is not None:
+        _refused(spec, name, options, verdict, observer.recording)
     return verdict
 
 
@@ -188,32 +188,19 @@ def _load(
     return None
 
 
-def _refused(spec: ObjectSpec, name: str, options: Options, out: Verdict, error: LoadError) -> None:
-    if not options.explain or not _PROCESSED.search(error.log):
+def _refused(spec: ObjectSpec, name: str, options: Options, out: Verdict, recording: Recording) -> None:
+    if not recording.errno:
         return
-    recorder = PathRecorder()
-    level = options.log_level | _LOG_STATS
-    # The log of a path of a million instructions would help nobody.
-    again = Verdict(spec.path)
-    if find_key(out.error) != _TOO_COMPLEX:
-        level |= _LOG_LEVEL1 if not options.log_level else 0
-    _load(spec, name, options, again, level, recorder)
-    recording: Recording | None = recorder.recording
-    if recording is None:
-        return
-    out.log = again.log
     if recording.message:
         out.error = one_line(recording.message)
+    if not options.explain:
+        return
+    # What is too much once need not be done twice, and a log of a million instructions would help nobody.
+    if find_rule(recording.message)[0].key != _TOO_COMPLEX:
+        recorder = PathRecorder()
+        again = Verdict(spec.path)
+        level = (options.log_level or _LOG_LEVEL1) | _LOG_STATS
+        _load(spec, name, options, again, level, recorder)
+        assert recorder.recording is not None
+        recording, out.log = recorder.recording, again.log
     out.explanation = explain(recording, out.log)
-
-
-def find_key(message: str) -> str:
-    """The key of the rule for a message."""
-    from .rules import find_rule
-
-    return find_rule(message)[0].key
-
-
-def base_name(path: str) -> str:
-    """The file's name without its folders."""
-    return Path(path).name

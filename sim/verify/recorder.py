@@ -92,13 +92,22 @@ class Recording:
 
 
 class Observer:
-    """Watches nothing; subclasses override what they want (kernel_model.verifier.api.VerifierObserver)."""
+    """Watches no step, only the end (kernel_model.verifier.api.VerifierObserver).
+
+    ``recording`` is that of the last run, without a path; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.recording: Recording | None = None
+        self._phase = Phase.BEFORE
 
     def begin(self, env: Env) -> None:
         """A run begins."""
+        self.recording, self._phase = None, Phase.BEFORE
 
     def enter(self, env: Env, subprog: int) -> None:
         """The paths of a function are followed from now on."""
+        self._phase = Phase.PATHS
 
     def step(self, env: Env) -> None:
         """An instruction comes next."""
@@ -111,29 +120,31 @@ class Observer:
 
     def leave(self, env: Env, subprog: int) -> None:
         """All paths of the function were fine."""
+        self._phase = Phase.AFTER
 
     def end(self, env: Env, errno: int) -> None:
         """The verdict."""
+        message = env.last_message.strip()
+        self.recording = Recording(env.spec, env.type.name, self._phase, errno, message)
+        self.recording.subprogs, self.recording.stats = subprogs_of(env), env.stats
 
 
 class PathRecorder(Observer):
-    """Keeps the running path. ``recording`` is that of the last run, None before the first."""
+    """Keeps the running path."""
 
     def __init__(self) -> None:
-        self.recording: Recording | None = None
+        super().__init__()
         self._path: list[Step] = []
         self._marks: list[int] = []
         self._dropped = 0
-        self._phase = Phase.BEFORE
 
     def begin(self, env: Env) -> None:
-        self.recording = None
+        super().begin(env)
         self._path, self._marks, self._dropped = [], [], 0
-        self._phase = Phase.BEFORE
 
     def enter(self, env: Env, subprog: int) -> None:
+        super().enter(env, subprog)
         self._path, self._marks, self._dropped = [], [], 0
-        self._phase = Phase.PATHS
 
     def step(self, env: Env) -> None:
         path = self._path
@@ -161,22 +172,12 @@ class PathRecorder(Observer):
         if keep < 0:
             self._dropped += keep
 
-    def leave(self, env: Env, subprog: int) -> None:
-        self._phase = Phase.AFTER
-
     def end(self, env: Env, errno: int) -> None:
-        self.recording = Recording(
-            env.spec,
-            env.type.name,
-            self._phase,
-            errno,
-            env.last_message.strip(),
-            self._path[-1].at if self._phase is Phase.PATHS and self._path else -1,
-            self._path,
-            self._dropped,
-            subprogs_of(env),
-            env.stats,
-        )
+        super().end(env, errno)
+        assert self.recording is not None
+        self.recording.path, self.recording.dropped = self._path, self._dropped
+        if self._phase is Phase.PATHS and self._path:
+            self.recording.insn = self._path[-1].at
 
 
 def subprogs_of(env: Env) -> list[Subprog]:
