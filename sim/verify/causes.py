@@ -497,6 +497,12 @@ def _reference(case: Case) -> Finding:
                 f"The last copy of the pointer, in {name}, is lost at {case.where(gone)}: from there on it "
                 "cannot be given back."
             )
+    branch = next(
+        (at for at in range(case.history.last, -1, -1) if case.history.jumped(at) is not None), None
+    )
+    if branch is not None:
+        slot = case.history.path[branch].at
+        out.slots.append((slot, f"{case.history.condition(branch)}: the last decision on this path"))
     return out
 
 

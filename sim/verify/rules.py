@@ -365,7 +365,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "sleeping",
-        r"helper call might sleep|global functions that may sleep|a non-sleepable BPF program context"
+        r"helper call might sleep|programs can be sleepable|global functions that may sleep"
+        r"|a non-sleepable BPF program context"
         r"|Sleepable programs can only use",
         "sleeping is not allowed here",
         "Only programs loaded as sleepable may sleep, and only with certain maps.",
@@ -428,7 +429,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "global-function",
-        r"Global function |Caller passes invalid args into|arg#\d+ expects pointer to ctx|is not a scalar$"
+        r"Global function |reference type\(.*size cannot be determined|Caller passes invalid args into"
+        r"|arg#\d+ expects pointer to ctx|is not a scalar$"
         r"|callback function not static|argument #\d+ of global function",
         "the function's signature does not fit its use",
         "A global function is verified on its own, for any arguments that its prototype allows: numbers, the "
@@ -537,7 +539,8 @@ RULES: tuple[Rule, ...] = (
     # ---- loading --------------------------------------------------------------------------------
     _rule(
         "program-btf",
-        r"func_info|line_info|func info|LD_ABS is (not|only) allowed in|tail_call is (not|only) allowed in"
+        r"func_info|line_info|core_relo|nonzero tailing record|func info|LD_ABS is (not|only) allowed in"
+        r"|tail_call is (not|only) allowed in"
         r"|func_info BTF section",
         "the program's BTF does not describe it",
         "Function and line information must follow the program's functions exactly.",
@@ -547,7 +550,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "map-reference",
-        r"is not pointing to valid bpf_map|fd_idx without fd_array|direct value offset of"
+        r"is not pointing to valid|fd_array_cnt is too big|fd_idx without fd_array|direct value offset of"
         r"|no direct value access support|invalid access to map value pointer|The total number of maps"
         r"|bpf_struct_ops map cannot be used",
         "a reference to a map does not work",

@@ -111,7 +111,12 @@ GUESTS = (
         "BPF_EXIT instruction in main prog would lead to reference leak",
         "reference-leak",
         "}",
-        ("taken here (reference",),
+        (
+            "call bpf_ringbuf_reserve#131: taken here (reference",
+            "r0 was the last copy of the pointer",
+            "if (ctx->rx_queue_index > 3) 12: if w2 > 0x3 goto",
+            "is taken: the last decision on this path",
+        ),
     ),
     Guest(
         "moved_context",
