@@ -276,6 +276,13 @@ class Compiler:
         """The distance in bytes from rbp to rsp in the body of each subprogram."""
         return tuple(frame.frame_bytes(request, subprog) for subprog in request.subprogs)
 
+    def select(self, ctx: Context) -> Selected:
+        """Instruction selection for one function; what a subclass answers instead is compiled instead.
+
+        An item may be any text that the assembler takes, and an empty one is no instruction.
+        """
+        return select(ctx)
+
     def compile(
         self, request: NativeRequest, place: Callable[[tuple[int, ...]], tuple[int, ...]]
     ) -> NativeImage:
@@ -284,7 +291,7 @@ class Compiler:
         Raises NotModelled naming an instruction that cannot be compiled, KernelError where Linux's JIT
         gives up (a call out of reach, branches that do not settle).
         """
-        selected = [select(ctx) for ctx in contexts(request)]
+        selected = [self.select(ctx) for ctx in contexts(request)]
         known = self._cache.encode([text for function in selected for text in _texts(function)])
         placed = [_lay_out(function, known) for function in selected]
         lengths = tuple(function.layout.offsets[-1] for function in placed)

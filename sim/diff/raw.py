@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
+from typing import NamedTuple
 
 from kernel_model.bpf.prog import BpfProg
 from kernel_model.interpreter import BudgetSpent, InterpreterFault
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.macros import BPF_LD_IMM64
-from kernel_model.isa.native import CpuFeatures, Subprog
+from kernel_model.isa.native import CpuFeatures, Mitigations, Subprog
 from kernel_model.isa.table import Use, row_for
 from kernel_model.uapi.enums import bpf_prog_type
 from kernel_model.verifier.api import MapView, ProgramSpec, Stats, VerifiedProgram
@@ -35,15 +36,31 @@ MEMORY = 4096
 STACK, STALE = 8192, 0xAA
 """Bytes of kernel stack that are filled before each run, and with what."""
 _FAULTS = (GuestFault, InterpreterFault, BudgetSpent)
-_JIT, _INTERPRETER = "jit", "interpreter"
+
+
+class Run(NamedTuple):
+    """What one engine did, and how that ended."""
+
+    recording: Recording
+    ending: Ending
 
 
 class RawRunner:
     """A machine that runs one case after the other on both engines."""
 
-    def __init__(self, seed: int = 0, features: CpuFeatures | None = None) -> None:
-        self.machine = Machine.boot(seed=seed, nics=0, features=features)
-        self._memory = self.machine.kernel.alloc.kmalloc(MEMORY, 8)
+    def __init__(
+        self,
+        seed: int = 0,
+        features: CpuFeatures | None = None,
+        mitigations: Mitigations | None = None,
+        watchdog: float = 10.0,
+    ) -> None:
+        """``watchdog`` is as for Machine.boot()."""
+        self.machine = Machine.boot(
+            seed=seed, nics=0, features=features, mitigations=mitigations, watchdog=watchdog
+        )
+        self.memory = self.machine.kernel.alloc.kmalloc(MEMORY, 8)
+        """The address of the cases' memory."""
 
     def __enter__(self) -> RawRunner:
         return self
@@ -60,44 +77,48 @@ class RawRunner:
         """
         if len(case.mem) > MEMORY:
             raise CaseError(f"{case.name}: {len(case.mem)} bytes of memory; there are {MEMORY}")
-        head = [*BPF_LD_IMM64(1, self._memory if case.mem else 0), Insn(_MOV, 2, 0, 0, len(case.mem))]
+        head = [*BPF_LD_IMM64(1, self.memory if case.mem else 0), Insn(_MOV, 2, 0, 0, len(case.mem))]
         insns, origins = guarded([*head, *case.insns])
         verified = VerifiedProgram(insns, subprogs_of(insns, case.stack), (), (), origins, Stats(), "")
         spec = ProgramSpec(insns, bpf_prog_type.BPF_PROG_TYPE_XDP, _no_map, name=case.name)
         return BpfProg(self.machine.kernel, spec, verified, [], 0)
 
-    def _reset(self, case: Case) -> None:
+    def reset(self, case: Case) -> None:
         """The state that each run starts from; what an earlier one left on the stack could hide a store
         that is missing.
         """
         kernel = self.machine.kernel
-        kernel.memory.write(self._memory, case.mem.ljust(MEMORY, b"\0"))
+        kernel.memory.write(self.memory, case.mem.ljust(MEMORY, b"\0"))
         kernel.memory.fill(kernel.cpu.stack_pointer - STACK, STACK, STALE)
 
     def run(self, case: Case) -> Finding:
         """Run it on both engines from the same state, and compare."""
-        kernel = self.machine.kernel
         prog = self.load(case)
-        recordings: dict[str, Recording] = {}
-        endings: dict[str, Ending] = {}
         try:
-            for name, recorder in ((_INTERPRETER, InterpreterRecorder), (_JIT, JitRecorder)):
-                self._reset(case)
-                recording = recordings[name] = Recording(limit=STEPS)
-                ending = Ending()
-                try:
-                    with suppress(TraceFull), recorder(self.machine, recording):
-                        entry = prog.entry(kernel, name == _JIT)
-                        r0 = kernel.cpu.call(entry, 0, prog.insnsi(kernel))
-                        ending = Ending(r0, kernel.memory.read(self._memory, len(case.mem)))
-                except _FAULTS as fault:
-                    ending = Ending(fault=" ".join(str(fault).split()))
-                endings[name] = ending
+            return compared(case.name, self.record(prog, case, False), self.record(prog, case, True))
         finally:
-            prog.put(kernel)
-        comparison = compare(recordings[_INTERPRETER], recordings[_JIT])
-        differences = ending_differences(endings[_INTERPRETER], endings[_JIT])
-        return Finding(case.name, comparison, recordings[_INTERPRETER], recordings[_JIT], differences)
+            prog.put(self.machine.kernel)
+
+    def record(self, prog: BpfProg, case: Case, jit: bool) -> Run:
+        """Run a program that :meth:`load` answered on one engine, from the case's state."""
+        kernel = self.machine.kernel
+        self.reset(case)
+        recording, ending = Recording(limit=STEPS), Ending()
+        recorder = JitRecorder if jit else InterpreterRecorder
+        try:
+            with suppress(TraceFull), recorder(self.machine, recording):
+                r0 = kernel.cpu.call(prog.entry(kernel, jit), 0, prog.insnsi(kernel))
+                ending = Ending(r0, kernel.memory.read(self.memory, len(case.mem)))
+        except _FAULTS as fault:
+            ending = Ending(fault=" ".join(str(fault).split()))
+        return Run(recording, ending)
+
+
+def compared(name: str, interpreter: Run, jit: Run) -> Finding:
+    """The two engines' runs of one program from one state, compared."""
+    comparison = compare(interpreter.recording, jit.recording)
+    differences = ending_differences(interpreter.ending, jit.ending)
+    return Finding(name, comparison, interpreter.recording, jit.recording, differences)
 
 
 _MOV = op.BPF_ALU64 | op.BPF_MOV | op.BPF_K

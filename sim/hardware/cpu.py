@@ -101,6 +101,7 @@ _SAVE_SIZE = 64
 _SAVE_AREA = -(-MAILBOX_SIZE // _SAVE_SIZE) * _SAVE_SIZE
 MAX_DEPTH = (MAILBOX_AREA - _SAVE_AREA) // _SAVE_SIZE
 """Calls into emulated text that may be under way: as many rows of registers fit behind the mailbox."""
+_SCATTERED = tuple(0x5A00_0000_0000_0000 + 0x0123_4567_89AB * number for number in range(1, 7))
 _NO_FPU = tuple(half for register in FPU_REGS for half in (register.initial, 0))
 _FLAGS_KEPT = 0xCD5  # the arithmetic flags and DF: what a user may carry back in
 _FLAGS_SET = 0x202
@@ -289,6 +290,14 @@ class Cpu:
         """Remove an observer; the code runs at full speed again."""
         self._raw.unhook(hook)
         self._raw.forget_all_code()
+
+    def scatter_registers(self) -> None:
+        """Between runs: give each register that calls preserve a value of its own, which points nowhere.
+
+        Code that mixes them up, or takes one for its own, then shows. Calls leave them so.
+        """
+        if not self.depth:
+            self._call_regs.write((*_SCATTERED, self._raw.reg("rsp")))
 
     def registers(self) -> dict[str, int]:
         """The general registers now, by name (inside an observer or after a stop)."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
+from kernel_model.isa import opcodes as op
+
 from .agree import Agreement
 from .live import Liveness
 from .record import REGISTERS, WIDTH, Execution, Recording, Step, Where
@@ -17,7 +19,7 @@ class Kind(Enum):
 
     REGISTERS = "registers differ after the instruction"
     MEMORY = "memory differs after the instruction"
-    FRAME = "the machine code does not give back its caller's registers or stack"
+    FRAME = "the machine code does not keep its caller's registers or stack"
     PATH = "the engines go on at different instructions"
     END = "one engine's run ended, the other's went on"
     COUNT = "the engines ran a different number of programs"
@@ -91,7 +93,8 @@ def _compare_one(known: Recording, number: int, left: Execution, right: Executio
     for index in range(count):
         place = places[index]
         if place != others[index]:
-            return Difference(Kind.PATH, number, index, _parting(left, index), left[index], right[index])
+            blamed = _parting(known, left, index)
+            return Difference(Kind.PATH, number, index, blamed, left[index], right[index])
         following = places[index + 1] if index < last else None
         mask = live.after(place, values[index * WIDTH + 10], following)
         at = index * _STEP
@@ -120,23 +123,44 @@ def _compare_one(known: Recording, number: int, left: Execution, right: Executio
                 Kind.FRAME, number, index, where, left[index], right[index], reason=broken[index]
             )
     if (len(left) != len(right) or left.complete != right.complete) and not (left.cut and right.cut):
-        previous = left[count - 1].where if count else None
-        return Difference(
-            Kind.END,
-            number,
-            count,
-            right.under_way or left.under_way or previous,
-            left[count] if len(left) > count else None,
-            right[count] if len(right) > count else None,
-            reason=right.ended or left.ended,
-        )
+        return _end(known, number, count, left, right)
     return None
 
 
-def _parting(left: Execution, index: int) -> Where | None:
+def _end(known: Recording, number: int, count: int, left: Execution, right: Execution) -> Difference:
+    """The difference of two runs of which one ended behind ``count`` steps, or not by its exit."""
+    here = left[count] if len(left) > count else None
+    there = right[count] if len(right) > count else None
+    under_way = right.under_way
+    if under_way is not None and here is not None and not there:
+        insn = known.programs[under_way.prog].insns[under_way.slot]
+        # A function's steps are listed in front of its call.
+        if insn.code != op.CALL and here.where != under_way:
+            where = _parting(known, left, count)
+            return Difference(Kind.PATH, number, count, where, here, None, reason=right.ended)
+        if here.where == under_way and len(left) > count + 1:
+            after = left[count + 1].where
+            if after.slot in known.programs[after.prog].silent:
+                under_way = after
+    first = left[max(count - 1, 0)].where if len(left) else None
+    return Difference(
+        Kind.END,
+        number,
+        count,
+        under_way or left.under_way or first,
+        here,
+        there,
+        reason=right.ended or left.ended,
+    )
+
+
+def _parting(known: Recording, left: Execution, index: int) -> Where | None:
     """The instruction behind which the engines went on at different places: the step before, or the call
-    that it led to (which is listed behind its callee's steps).
+    that it led to (which is listed behind its callee's steps), or the one for which the JIT emitted nothing.
     """
+    here = left[index].where
+    if here.slot in known.programs[here.prog].silent:
+        return here
     if not index:
         return None
     fp = left[index - 1].regs[10]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kernel_model.interpreter import InterpreterFault, Program
 from kernel_model.isa import opcodes as op
+from kernel_model.isa.insn import Insn
 
 from .memory import Effect, Target, target_of
 from .record import Execution, ProgText, Recording, Regs, Where
@@ -15,14 +16,26 @@ from .record import Execution, ProgText, Recording, Regs, Where
 if TYPE_CHECKING:
     from ..machine import Machine
 
+_ARITHMETIC = (op.BPF_ALU, op.BPF_ALU64)
+_GOTO = (op.BPF_JMP | op.BPF_JA, op.BPF_JMP32 | op.BPF_JA)
+"""With these, what the JIT rightly emits nothing for: a move to itself, a jump over nothing."""
+
 
 class _Slot(NamedTuple):
     """What the observer asks about an instruction, looked up once."""
 
     where: Where
     silent: bool
+    """No machine code, which is right when nothing changes."""
+    goto: bool
     exits: bool
     target: Target | None
+
+
+def _slot(text: ProgText, slot: int, insn: Insn) -> _Slot:
+    goto = insn.code in _GOTO
+    silent = slot in text.silent and (goto or op.bpf_class(insn.code) in _ARITHMETIC)
+    return _Slot(Where(text.id, slot), silent, goto, insn.code == op.EXIT, target_of(insn))
 
 
 class InterpreterRecorder:
@@ -34,6 +47,8 @@ class InterpreterRecorder:
         self._ids: dict[Program, int] = {}
         self._slots: dict[Program, list[_Slot]] = {}
         self._under_way: list[tuple[int, Execution, dict[int, Regs]]] = []
+        self._goto: tuple[Where, Regs] | None = None
+        """A goto without machine code that was not recorded, until it is known where it led."""
 
     def __enter__(self) -> InterpreterRecorder:
         kernel = self._machine.kernel
@@ -41,11 +56,8 @@ class InterpreterRecorder:
             self._recording.programs[prog.id] = ProgText.of(kernel, prog)
             program = prog.program()
             self._ids[program] = prog.id
-            silent = self._recording.programs[prog.id].silent
-            self._slots[program] = [
-                _Slot(Where(prog.id, slot), slot in silent, insn.code == op.EXIT, target_of(insn))
-                for slot, insn in enumerate(program.insns)
-            ]
+            text = self._recording.programs[prog.id]
+            self._slots[program] = [_slot(text, slot, insn) for slot, insn in enumerate(program.insns)]
         self._runtime = kernel.runtime
         self._runtime.observer = self._observe
         return self
@@ -67,15 +79,27 @@ class InterpreterRecorder:
                 (fp, self._recording.begin(self._machine.cpu.this_cpu, self._machine.clock.now()), {})
             )
         _, execution, last = self._under_way[-1]
-        where, silent, exits, target = self._slots[program][slot]
+        where, silent, goto, exits, target = self._slots[program][slot]
         frame = regs[10]
+        if self._goto is not None:
+            self._follow(execution, slot)
         if not silent or last.get(frame, regs) != regs:
             done = None if target is None else self._effect(target, last.get(frame), regs)
             self._recording.add(execution, where, regs, done)
+        elif goto:
+            self._goto = where, regs
         last[frame] = regs
         if exits and frame == fp:
             execution.complete = True
             self._under_way.pop()
+
+    def _follow(self, execution: Execution, slot: int) -> None:
+        """A goto that had no machine code has led here: a step, unless it is where falling through leads."""
+        assert self._goto is not None
+        (where, regs), self._goto = self._goto, None
+        text = self._recording.programs[where.prog]
+        if text.landing(text.next_slot(where.slot)) != text.landing(slot):
+            self._recording.add(execution, where, regs)
 
     def _effect(self, target: Target, before: Regs | None, regs: Regs) -> Effect | None:
         """What a store left in memory; None when its place is not known."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from kernel_model.isa import opcodes as op
 
 from ..hardware.cpu import KERNEL_REGS
+from ..hardware.guest_fault import GuestFault
 from .memory import Effect, Target, effect, look, target_of
 from .record import Execution, ProgText, Recording, Where
 
@@ -37,7 +38,11 @@ _SAVED = ("rbx", "r12", "r13", "r14", "r15", "rbp")
 _PICK_SAVED: Callable[[tuple[int, ...]], tuple[int, ...]] = itemgetter(
     *map(KERNEL_REGS.index, (*_SAVED, "rsp"))
 )
+_RAX = KERNEL_REGS.index("rax")
 _WORD = 8
+_FIXED = ("r12", "rsp")
+"""What stays as it is from a function's first instruction to its exit: no BPF register shows it."""
+_PICK_FIXED: Callable[[tuple[int, ...]], tuple[int, ...]] = itemgetter(*map(KERNEL_REGS.index, _FIXED))
 
 
 @dataclass
@@ -68,6 +73,8 @@ class _Frame:
     in_prologue: bool = True
     store: tuple[int, int, tuple[int, bytes] | None] | None = None
     """Address and size of what the instruction under way stores, and the memory there before it."""
+    fixed: tuple[int, ...] = ()
+    """_FIXED at the first instruction."""
 
 
 class JitRecorder:
@@ -83,9 +90,13 @@ class JitRecorder:
         self._hook: int | None = None
         self._frames: list[_Frame] = []
         self._execution: Execution | None = None
-        self._outer: list[tuple[Execution | None, list[_Frame]]] = []
+        self._outer: list[tuple[Execution | None, list[_Frame], int]] = []
         self._skip = 0
+        self._tail_calls = 0
+        """Those that the execution has made."""
         self._left: tuple[Execution, int, _Frame] | None = None
+        self._returning: tuple[Execution, Where] | None = None
+        """The execution whose last exit was the last that was seen."""
         self._leave_size = 5 if machine.kernel.mitigations.return_thunk else 1
 
     def __enter__(self) -> JitRecorder:
@@ -99,6 +110,7 @@ class JitRecorder:
         if self._points:
             end = max(f.addr + len(f.code) for p in self._recording.programs.values() for f in p.functions)
             self._hook = self._machine.cpu.observe_code(self._at, min(self._points), end)
+            self._machine.cpu.scatter_registers()
         return self
 
     def __exit__(
@@ -107,6 +119,13 @@ class JitRecorder:
         if self._hook is not None:
             self._machine.cpu.unobserve(self._hook)
             self._hook = None
+        if isinstance(error, GuestFault) and self._returning is not None:
+            # Nothing of the caller was seen since: the last exit did not lead back there.
+            execution, where = self._returning
+            execution.complete = False
+            self._recording.stop(execution, error, where)
+            if execution is self._execution:
+                self._resume_outer()
         while self._execution is not None:
             self._give_up(error)
 
@@ -155,13 +174,11 @@ class JitRecorder:
             self._enter(point)
         if self._execution is None:
             return
+        self._returning = None
         if point.landing:
             self._land()
         if point.slot >= 0:
             self._slot(point)
-
-    def _read(self) -> tuple[int, ...]:
-        return _PICK(self._machine.cpu.register_values())
 
     def _enter(self, point: _Point) -> None:
         under_way = self._frames[-1].under_way if self._frames else None
@@ -172,28 +189,35 @@ class JitRecorder:
                 self._frames.append(self._new_frame())
                 return
             # A helper ran another program: an execution of its own.
-            self._outer.append((self._execution, self._frames))
+            self._outer.append((self._execution, self._frames, self._tail_calls))
         elif self._execution is not None:
             self._give_up(None)
         self._frames = [self._new_frame()]
         self._execution = self._recording.begin(self._machine.cpu.this_cpu, self._machine.clock.now())
+        self._tail_calls = 0
 
     def _land(self) -> None:
         frame = self._frames[-1]
         if frame.in_prologue:
             frame.in_prologue = False
             return
-        self._complete(frame, self._read())
+        self._complete(frame, _PICK(self._machine.cpu.register_values()))
+        frame.fixed = ()
         if self._execution is not None:
+            self._tail_calls += 1
             self._check_saved(self._execution, len(self._execution) - 1, frame, landing=True)
+            self._check_counter(self._execution)
 
     def _new_frame(self) -> _Frame:
         return _Frame(_PICK_SAVED(self._machine.cpu.register_values()))
 
     def _check_leaving(self, execution: Execution, step: int, frame: _Frame) -> None:
-        """At the last instruction of an epilogue: everything is as the caller had it."""
+        """At the last instruction of an epilogue: everything is as the caller had it, and R0 as it was."""
         self._left = None
         self._check_saved(execution, step, frame, landing=False)
+        r0, now = execution[step].regs[0], self._machine.cpu.register_values()[_RAX]
+        if r0 != now:
+            _note(execution, step, f"R0 is {now:#x}, was {r0:#x}")
 
     def _check_saved(self, execution: Execution, step: int, frame: _Frame, landing: bool) -> None:
         """Note what is not restored. A tail call lands with rbp pushed, and both pointing there."""
@@ -202,10 +226,20 @@ class JitRecorder:
             pushed = saved[-1] - _WORD
             saved = (*saved[:-2], pushed, pushed)
         if now != saved:
-            execution.broken[step] = ", ".join(
-                f"{name} is {here:#x}, was {there:#x}"
-                for name, here, there in zip((*_SAVED, "rsp"), now, saved, strict=True)
-                if here != there
+            _note(execution, step, _in_words((*_SAVED, "rsp"), now, saved))
+
+    def _check_counter(self, execution: Execution) -> None:
+        """Where a tail call lands: rax is how many there were, or points at that (tail_call_cnt_ptr)."""
+        rax = self._machine.cpu.register_values()[_RAX]
+        count: int | None = rax
+        if rax > op.MAX_TAIL_CALL_CNT:
+            found = look(self._machine.kernel.memory, rax, _WORD, 0)
+            count = int.from_bytes(found[1], "little") if found else None
+        if count != self._tail_calls:
+            _note(
+                execution,
+                len(execution) - 1,
+                f"the tail-call counter is {count} (rax {rax:#x}) after {self._tail_calls} calls",
             )
 
     def _complete(self, frame: _Frame, regs: tuple[int, ...]) -> None:
@@ -220,8 +254,15 @@ class JitRecorder:
     def _slot(self, point: _Point) -> None:
         frame = self._frames[-1]
         frame.in_prologue = False
-        regs = self._read()
+        values = self._machine.cpu.register_values()
+        regs = _PICK(values)
+        done = frame.under_way is not None
         self._complete(frame, regs)
+        fixed = _PICK_FIXED(values)
+        if fixed != frame.fixed:
+            if done and frame.fixed and self._execution is not None:
+                _note(self._execution, len(self._execution) - 1, _in_words(_FIXED, fixed, frame.fixed))
+            frame.fixed = fixed
         frame.under_way = point.where
         target = point.target
         if target is not None:
@@ -229,8 +270,9 @@ class JitRecorder:
             frame.store = addr, target.size, look(self._machine.kernel.memory, addr, target.size)
         if point.exits:
             self._complete(frame, regs)
-            if self._execution is not None:
+            if self._execution is not None and point.where is not None:
                 self._left = self._execution, len(self._execution) - 1, frame
+                self._returning = self._execution, point.where
             self._skip = point.epilogue
             self._frames.pop()
             if not self._frames and self._execution is not None:
@@ -238,7 +280,7 @@ class JitRecorder:
                 self._resume_outer()
 
     def _resume_outer(self) -> None:
-        self._execution, self._frames = self._outer.pop() if self._outer else (None, [])
+        self._execution, self._frames, self._tail_calls = self._outer.pop() if self._outer else (None, [], 0)
 
     def _give_up(self, error: BaseException | None) -> None:
         """The execution under way ends without its exit."""
@@ -246,3 +288,17 @@ class JitRecorder:
             where = self._frames[-1].under_way if self._frames else None
             self._recording.stop(self._execution, error, where)
         self._resume_outer()
+
+
+def _note(execution: Execution, step: int, what: str) -> None:
+    """Something that the step broke, besides what is known already."""
+    known = execution.broken.get(step)
+    execution.broken[step] = f"{known}, {what}" if known else what
+
+
+def _in_words(names: tuple[str, ...], now: tuple[int, ...], before: tuple[int, ...]) -> str:
+    return ", ".join(
+        f"{name} is {here:#x}, was {there:#x}"
+        for name, here, there in zip(names, now, before, strict=True)
+        if here != there
+    )

@@ -66,9 +66,11 @@ def target_of(insn: Insn) -> Target | None:
     return Target(insn.dst, insn.off, size, fetches and insn.dst == insn.src)
 
 
-def look(memory: Memory, addr: int, size: int) -> tuple[int, bytes] | None:
+def look(
+    memory: Memory, addr: int, size: int, neighbourhood: int = NEIGHBOURHOOD
+) -> tuple[int, bytes] | None:
     """The bytes of a target and of its neighbourhood as far as that is mapped, and where they begin."""
-    for margin in (NEIGHBOURHOOD, 0):
+    for margin in (neighbourhood, 0):
         try:
             return addr - margin, memory.read(addr - margin, size + 2 * margin)
         except MemoryFault:

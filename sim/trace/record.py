@@ -11,8 +11,8 @@ engines comparable, whichever recorded them:
   listed before the next program's first step;
 - LD_IMM64 is one step, at its first slot;
 - slots for which the JIT emits no byte (``goto +0``) have no step: machine code has no moment that
-  belongs to them. Should the interpreter change a register there, the step is kept and shows as a
-  difference.
+  belongs to them. Should the interpreter change a register there, store, or go elsewhere than to the next
+  instruction, the step is kept and shows as a difference.
 
 A step that stores has an effect besides: the bytes at its target afterwards, and what changed beside them
 (:mod:`sim.trace.memory`).

@@ -3,10 +3,10 @@
 
 A fault is a name, a program whose line with ``>`` is the first instruction after which the engines
 differ, and edits of what the JIT emits: a machine instruction as the templates write it, and what
-stands in its place. ``jump:`` and ``local:`` are mnemonics of branches between and inside instructions,
-``entry:`` is an instruction of the prologue, ``target`` moves a branch by slots, ``displacement`` by
-bytes, ``callee`` takes another function (its number xor this). R1 points at 256 bytes of memory, byte n
-holding n ^ 0xa5.
+stands in its place, which may be nothing. ``jump:`` and ``local:`` are mnemonics of branches between and
+inside instructions, ``entry:`` is an instruction of the prologue, ``target`` moves a branch by slots,
+``displacement`` by bytes, ``callee`` takes another function (its number xor this). R1 points at 256 bytes
+of memory, byte n holding n ^ 0xa5.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def _arithmetic() -> list[Fault]:
         ("immediate 128 in 8 bits", "r1 += 128", {"add rdi, 128": "add rdi, -128"}),
         ("immediate cut to 8 bits", "r1 += 74565", {"add rdi, 74565": "add rdi, 0x45"}),
         ("32-bit move keeps the upper half", "w1 = w2", {"mov edi, esi": "mov rdi, rsi"}),
+        ("addition left out", "r1 += r2", {"add rdi, rsi": ""}),
+        ("addition moves the stack pointer", "r1 += r2", {"add rdi, rsi": "add rdi, rsi; sub rsp, 8"}),
         ("32-bit move to itself left out", "w1 = w1", {"mov edi, edi": PASS}),
         ("constant not sign-extended", "r1 = -1", {"mov rdi, -1": "mov edi, 0xffffffff"}),
         ("32-bit constant sign-extended", "w1 = -1", {"mov edi, 0xffffffff": "mov rdi, -1"}),
@@ -226,6 +228,12 @@ def _memory() -> list[Fault]:
             "*(u64 *)(r10 -8) = r2",
             {"mov qword ptr [rbp -8], rsi": "mov qword ptr [rbp - 16], rsi"},
         ),
+        ("store left out", "*(u64 *)(r1 +8) = r2", {"mov qword ptr [rdi +8], rsi": ""}),
+        (
+            "probing load clobbers the arena's register",
+            "r5 = *(probe u64 *)(r1 +8)",
+            {"sub r11, r10": "sub r11, r10; mov r12, r11"},
+        ),
         ("probing load takes good addresses for bad", "r5 = *(probe u64 *)(r1 +8)", {"local:ja": "jbe"}),
         (
             "fetch-and-add without the fetch",
@@ -314,6 +322,7 @@ def _jumps() -> list[Fault]:
         out.append(Fault(name, program, {"displacement": delta}))
     goto = f"{head}> goto out\nr0 = 1\nexit\nout: r0 = 2\nr0 += 1\nexit"
     out.append(Fault("goto one instruction too far", goto, {"target": 1}))
+    out.append(Fault("goto left out", goto, {"jump:jmp": ""}))
     return out
 
 
@@ -360,6 +369,8 @@ def _frames() -> list[Fault]:
         Fault("callee-saved register not saved", _at("first_exit"), {"entry:push rbx": "push rdi"}),
         Fault("the kernel's rbx not restored", main, {"pop rbx": "pop r11"}),
         Fault("the kernel's r13 not restored", main, {"pop r13": "pop r11"}),
+        Fault("result lost in the epilogue", main, {"leave": "leave; mov eax, eax; inc rax"}),
+        Fault("return to nowhere", main, {"leave": "leave; mov qword ptr [rsp], 0"}),
         Fault("stack of the frame not released", main, {"leave": "pop rbp"}),
         Fault("call of the wrong function", _at("call"), {"callee": 3}),
         Fault(

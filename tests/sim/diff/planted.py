@@ -50,8 +50,8 @@ def _code(code: Code, edits: Edits, used: set[str]) -> Code:
         key = f"jump:{jump.mnemonic}"
         if key in edits:
             used.add(key)
-            jump = jump._replace(mnemonic=str(edits[key]))
-        if "target" in edits and jump.target is not None:
+            jump = jump._replace(mnemonic=str(edits[key])) if edits[key] else None
+        if jump is not None and "target" in edits and jump.target is not None:
             used.add("target")
             jump = jump._replace(target=jump.target + int(edits["target"]))
     return code._replace(items=items, jump=jump)
