@@ -91,6 +91,8 @@ def trace(
         return compare_recorded(*compare, as_json)
     recorded = object_path if object_path is not None and _is_recorded(object_path) else None
     selection = selection_of(prog if recorded else None, slots, lines, registers, calls, effects)
+    if output and perfetto:
+        raise InputError("--output and --perfetto: give one of them; what is recorded can be exported later")
     if output or perfetto:
         _refuse(ctx, _SHOWING, "a file holds everything: choose steps when they are shown")
     if recorded is not None:
@@ -109,7 +111,7 @@ def trace(
     if engine == "both":
         if output or perfetto:
             raise InputError("a file holds one engine's trace: give --engine jit or --engine interpreter")
-        return _show_both(job, numbers, selection, source, bool(verbose), as_json)
+        return _show_both(job, numbers, limit, selection, source, bool(verbose), as_json)
     from sim.job.job import TRACE_STEPS
     from sim.job.record import frame_recorder
 
@@ -239,16 +241,25 @@ def _packets_json(view: View, packets: list[Packet]) -> dict[str, Any]:
 
 
 def _show_both(
-    job: Job, numbers: range, selection: Selection, source: bool, verbose: bool, as_json: bool
+    job: Job,
+    numbers: range,
+    limit: int | None,
+    selection: Selection,
+    source: bool,
+    verbose: bool,
+    as_json: bool,
 ) -> Status:
     """The interpreter's packets, and whether the JIT did the same."""
     from sim.job import INTERPRETER, JIT
+    from sim.job.job import TRACE_STEPS
     from sim.job.record import trace_frames
     from sim.trace import compare
     from sim.trace.report import explain, summary
 
     with _input_errors():
-        left, right = (trace_frames(job, engine, numbers) for engine in (INTERPRETER, JIT))
+        left, right = (
+            trace_frames(job, engine, numbers, limit or TRACE_STEPS) for engine in (INTERPRETER, JIT)
+        )
     recordings = left.recording(), right.recording()
     comparison = compare(*recordings)
     explanation: list[str] = []

@@ -107,7 +107,7 @@ def frame_recorder(job: Job, engine: str, limit: int = TRACE_STEPS) -> Iterator[
         yield FrameRecorder(run, engine, limit)
 
 
-def trace_frames(job: Job, engine: str, numbers: range) -> Trace:
+def trace_frames(job: Job, engine: str, numbers: range, limit: int = TRACE_STEPS) -> Trace:
     """Record some frames on an engine, in memory; see FrameRecorder.packets()."""
-    with frame_recorder(job, engine) as recorder:
+    with frame_recorder(job, engine, limit) as recorder:
         return Trace(recorder.head, dict(recorder.programs), list(recorder.packets(numbers)))

@@ -79,6 +79,15 @@ def test_choosing_steps(capsys: pytest.CaptureFixture[str], recorded: Path) -> N
     assert out.count("; ./xdp_filter.c:207 void *data_end = (void *)(long)ctx->data_end;") == 3
 
 
+def test_a_limit_holds_for_both_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = bpfsim(capsys, "trace", "--limit", "30")
+    assert status == Status.OK
+    assert out.splitlines()[-2:] == [
+        "  ended: too many steps to record",
+        "both engines: 30 instructions of 1 program runs agree",
+    ]
+
+
 def test_choosing_packets_of_a_file(capsys: pytest.CaptureFixture[str], recorded: Path) -> None:
     found = as_json(capsys, recorded, "--packets", "4..")["packets"]
     assert [packet["packet"] for packet in found] == [4, 5]
@@ -159,6 +168,10 @@ def test_a_damaged_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 REFUSED = {
     "both engines in a file": (("-o", "FILE"), "a file holds one engine's trace"),
     "both ways to name packets": (("--packet", "1", "--packets", "all"), "--packet and --packets: give one"),
+    "two files": (
+        ("--engine", "jit", "-o", "FILE", "--perfetto", "FILE"),
+        "--output and --perfetto: give one",
+    ),
     "no such packets": (("--engine", "jit", "--packets", "300..303", "-o", "FILE"), "no packet 303"),
     "an odd range": (("--engine", "jit", "--packets", "9..3"), "--packets 9..3: want all, N, N..M"),
     "an odd slot": (("--slots", "x"), "--slots x: want N, N..M"),
