@@ -50,11 +50,6 @@ class HashOfMaps(HtabBase):
     META_EQUAL = False
     _BATCH_BY_KEY = True
 
-    def _batch_value(self, services: Services, key: bytes, data: bytes) -> bytes:
-        value = self.lookup(services, key)
-        assert value is not None
-        return value
-
     @classmethod
     def alloc_check(cls, services: Services, attr: MapAttr, creator: Creator) -> None:
         """fd_htab_map_alloc_check(): values are file descriptors of 4 bytes."""
