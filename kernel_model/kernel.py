@@ -162,6 +162,10 @@ class Kernel(Ports):
         if previous is not None:
             self.cpu.on_stack(previous)
 
+    def netdev(self, ifindex: int) -> int:
+        """See ports.Services."""
+        return self.net.dev_addr(self, ifindex) if self.net.exists(self, ifindex) else 0
+
     def vmap(self, pages: Sequence[int]) -> int:
         """See ports.Services."""
         return self.vmaps.map(self, pages)

@@ -150,6 +150,10 @@ class Services(Protocol):
     @property
     def layout(self) -> Layout: ...
 
+    def netdev(self, ifindex: int) -> int:
+        """The struct net_device of a device; 0 when there is none."""
+        ...
+
     def vmap(self, pages: Sequence[int]) -> int:
         """Map pages (page-aligned kmalloc'd addresses; one may stand in several places) in a row in kernel
         address space. The address. KernelError(ENOMEM)."""

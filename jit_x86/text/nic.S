@@ -132,16 +132,15 @@ nic_xmit_full:
 
 # int xdp_do_redirect(struct net_device *dev, struct xdp_buff *xdp): send the frame where the program's
 # bpf_redirect() said, when that device can send, is up and takes frames of this length
-# (xdp_ok_fwd_dev()). Redirection through a map goes to the slow half (xdp_do_redirect_map).
+# (xdp_ok_fwd_dev()).
 ENTRY(xdp_do_redirect)
 	mov rdx, SYM_this_cpu_off
 	mov rdx, qword ptr gs:[rdx]
 	mov rcx, SYM_bpf_redirect_info
 	add rdx, rcx
-	cmp qword ptr [rdx + OFF_bpf_redirect_info_map], 0
-	jne xdp_do_redirect_slow
-	cmp dword ptr [rdx + OFF_bpf_redirect_info_map_type], 0
-	jne xdp_do_redirect_slow
+	mov ecx, [rdx + OFF_bpf_redirect_info_map_type]
+	test ecx, ecx
+	jne xdp_do_redirect_map
 	mov rax, [rdx + OFF_bpf_redirect_info_tgt_index]
 	mov qword ptr [rdx + OFF_bpf_redirect_info_tgt_index], 0
 	cmp rax, CONST_MAX_NETDEVS
@@ -150,6 +149,8 @@ ENTRY(xdp_do_redirect)
 	mov rax, [rcx + rax*8]
 	test rax, rax
 	je xdp_do_redirect_no_device
+# rax is the device.
+xdp_do_redirect_device:
 	mov rdi, [rax + OFF_net_device_priv]
 	test rdi, rdi
 	je xdp_do_redirect_no_xmit
@@ -176,5 +177,82 @@ xdp_do_redirect_down:
 xdp_do_redirect_too_long:
 	mov eax, CONST_MINUS_EMSGSIZE
 	RET
-xdp_do_redirect_slow:
-	jmp xdp_do_redirect_map
+
+# Through a map of devices: to the entry's device, or to all of them.
+xdp_do_redirect_map:
+	mov r8d, [rdx + OFF_bpf_redirect_info_flags]
+	xor eax, eax
+	mov [rdx + OFF_bpf_redirect_info_map_id], eax
+	mov [rdx + OFF_bpf_redirect_info_map_type], eax
+	mov [rdx + OFF_bpf_redirect_info_flags], eax
+	cmp ecx, CONST_BPF_MAP_TYPE_DEVMAP
+	je xdp_do_redirect_devmap
+	cmp ecx, CONST_BPF_MAP_TYPE_DEVMAP_HASH
+	je xdp_do_redirect_devmap
+	mov eax, CONST_MINUS_EBADRQC
+	RET
+xdp_do_redirect_devmap:
+	test r8d, CONST_BPF_F_BROADCAST
+	jnz xdp_do_redirect_multi
+	mov rax, [rdx + OFF_bpf_redirect_info_tgt_value]
+	mov rax, [rax + OFF_bpf_dtab_netdev_dev]
+	jmp xdp_do_redirect_device
+
+# dev_map_enqueue_multi(): every device of the map that can take the frame, perhaps not the one that it came
+# in by. rbx map, r12 frame, ebp the ifindex left out, r14 slot or bucket, r13 link to the next entry.
+xdp_do_redirect_multi:
+	push rbx
+	push rbp
+	push r12
+	push r13
+	push r14
+	mov r12, rsi
+	mov rbx, [rdx + OFF_bpf_redirect_info_map]
+	mov qword ptr [rdx + OFF_bpf_redirect_info_map], 0
+	xor ebp, ebp
+	xor r14d, r14d
+	test r8d, CONST_BPF_F_EXCLUDE_INGRESS
+	jz xdp_do_redirect_multi_kind
+	mov ebp, [rdi + OFF_net_device_ifindex]
+xdp_do_redirect_multi_kind:
+	cmp ecx, CONST_BPF_MAP_TYPE_DEVMAP_HASH
+	je xdp_do_redirect_multi_bucket
+xdp_do_redirect_multi_slot:
+	cmp r14d, [rbx + OFF_bpf_map_max_entries]
+	jae xdp_do_redirect_multi_done
+	mov rax, [rbx + OFF_bpf_dtab_netdev_map]
+	mov rax, [rax + r14*8]
+	add r14d, 1
+	test rax, rax
+	jz xdp_do_redirect_multi_slot
+	call xdp_do_redirect_multi_send
+	jmp xdp_do_redirect_multi_slot
+xdp_do_redirect_multi_bucket:
+	cmp r14d, [rbx + OFF_bpf_dtab_n_buckets]
+	jae xdp_do_redirect_multi_done
+	mov rax, [rbx + OFF_bpf_dtab_dev_index_head]
+	mov r13, [rax + r14*8]
+	add r14d, 1
+xdp_do_redirect_multi_chain:
+	test r13, r13
+	jz xdp_do_redirect_multi_bucket
+	lea rax, [r13 - OFF_bpf_dtab_netdev_index_hlist]
+	mov r13, [r13]
+	call xdp_do_redirect_multi_send
+	jmp xdp_do_redirect_multi_chain
+xdp_do_redirect_multi_done:
+	pop r14
+	pop r13
+	pop r12
+	pop rbp
+	pop rbx
+	xor eax, eax
+	RET
+xdp_do_redirect_multi_send:
+	mov rax, [rax + OFF_bpf_dtab_netdev_dev]
+	cmp [rax + OFF_net_device_ifindex], ebp
+	je xdp_do_redirect_multi_skip
+	mov rsi, r12
+	jmp xdp_do_redirect_device
+xdp_do_redirect_multi_skip:
+	RET

@@ -7,7 +7,7 @@ import errno
 
 from ..btf.parse import Btf, BtfError, BtfType, Kind
 from ..errors import KernelError, NotModelled
-from ..maps.base import BpfMap
+from ..maps.base import ENOTSUPP, BpfMap
 from ..uapi.enums import bpf_map_type
 
 _ARRAYS = (bpf_map_type.BPF_MAP_TYPE_ARRAY, bpf_map_type.BPF_MAP_TYPE_PERCPU_ARRAY)
@@ -25,9 +25,11 @@ def map_check_btf(held: BpfMap, btf: Btf, key_id: int, value_id: int) -> None:
     NotModelled.
     """
     key = btf.type(0)
+    if held.NO_BTF:
+        raise KernelError(ENOTSUPP, "maps of this type have no BTF")
     if key_id:
         key = _sized(btf, key_id, held.key_size, "key")
-    elif held.map_type not in _ARRAYS:
+    elif held.map_type not in (*_ARRAYS, bpf_map_type.BPF_MAP_TYPE_BLOOM_FILTER):
         raise KernelError(errno.EINVAL, "this map type needs a key type")
     if held.map_type == bpf_map_type.BPF_MAP_TYPE_LPM_TRIE and key.kind != Kind.STRUCT:
         raise KernelError(errno.EINVAL, "a trie's key type is a struct")

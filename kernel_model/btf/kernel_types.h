@@ -209,6 +209,14 @@ struct bpf_ringbuf {
 
 struct bpf_ringbuf_map { struct bpf_map map; struct bpf_ringbuf *rb; };
 
+struct bpf_bloom_filter {
+	struct bpf_map map;
+	u32 bitset_mask;
+	u32 hash_seed;
+	u32 nr_hash_funcs;
+	u64 bitset[0];
+};
+
 struct bpf_queue_stack {
 	struct bpf_map map;
 	u32 lock;
@@ -451,6 +459,30 @@ struct task_struct {
 	s32 pid;
 	s32 tgid;
 	char comm[16];
+};
+
+/* maps of devices */
+
+struct hlist_node { struct hlist_node *next; struct hlist_node **pprev; };
+struct bpf_devmap_val { u32 ifindex; u32 prog_id; };
+
+struct bpf_dtab_netdev {
+	struct net_device *dev;
+	struct hlist_node index_hlist;
+	struct bpf_prog *xdp_prog;
+	u64 rcu[2];
+	u32 idx;
+	struct bpf_devmap_val val;
+};
+
+struct bpf_dtab {
+	struct bpf_map map;
+	struct bpf_dtab_netdev **netdev_map;
+	struct list_head list;
+	void *dev_index_head;
+	u32 index_lock;
+	u32 items;
+	u32 n_buckets;
 };
 
 /* the network card's driver: rings shared with the device, and the driver's own state */

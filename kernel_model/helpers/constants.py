@@ -33,6 +33,9 @@ _OTHERS: Final = {
     "BPF_RB_RING_SIZE": 1,
     "BPF_RB_CONS_POS": 2,
     "BPF_RB_PROD_POS": 3,
+    # bpf_redirect_map()'s flags.
+    "BPF_F_BROADCAST": 8,
+    "BPF_F_EXCLUDE_INGRESS": 16,
     "TICK_NSEC": 1_000_000_000 // HZ,
     "INITIAL_JIFFIES": -300 * HZ & 0xFFFF_FFFF,
     "JHASH_INITVAL": 0xDEADBEEF - (1 << 32),

@@ -47,6 +47,8 @@ class BpfMap(ABC):
     META_EQUAL_ENTRIES: ClassVar[bool] = False
     """Whether maps in one map of maps must have equally many entries."""
 
+    NO_BTF: ClassVar[bool] = False
+    """Whether the type refuses BTF (map_check_no_btf())."""
     MMAP: ClassVar[bool] = False
     """Whether the type has map_mmap()."""
 
@@ -76,13 +78,19 @@ class BpfMap(ABC):
         self._nr_cpus = services.alloc.nr_cpus
 
     @classmethod
-    @abstractmethod
     def alloc_check(cls, services: Services, attr: MapAttr, creator: Creator) -> None:
         """map_alloc_check(): KernelError when the attributes are not legal for this type."""
+        return
+
+    @classmethod
+    def late_check(cls, services: Services, attr: MapAttr) -> None:
+        """The checks that map_alloc() itself makes, after those of the creator's rights."""
+        return
 
     @classmethod
     def create(cls, services: Services, attr: MapAttr, creator: Creator, name: bytes) -> Self:
         """map_alloc(): the map with all its memory. KernelError(ENOMEM or E2BIG)."""
+        cls.late_check(services, attr)
         made = cls(services, attr, name)
         made.bypass_spec_v1 = creator.bpf_capable(CAP_PERFMON)
         made.alloc(services, attr)

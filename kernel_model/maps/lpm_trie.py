@@ -19,7 +19,6 @@ from .attr import (
     KMALLOC_MAX_SIZE,
     NO_PREALLOC,
     NUMA_NODE,
-    Creator,
     MapAttr,
     access_flags_ok,
     einval,
@@ -61,7 +60,7 @@ class LpmTrie(BpfMap):
     BATCH = frozenset(("lookup", "update", "delete"))
 
     @classmethod
-    def alloc_check(cls, services: Services, attr: MapAttr, creator: Creator) -> None:
+    def late_check(cls, services: Services, attr: MapAttr) -> None:
         """The checks of trie_alloc(): EINVAL."""
         value_max = KMALLOC_MAX_SIZE - _DATA_MAX - services.layout["lpm_trie_node"].size
         if (

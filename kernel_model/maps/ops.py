@@ -83,6 +83,22 @@ MAP_OPS: Final[Mapping[str, Mapping[str, str]]] = {
         "map_update_elem": "ringbuf_map_update_elem",
         "map_delete_elem": "ringbuf_map_delete_elem",
     },
+    "bloom_filter_map_ops": {
+        "map_lookup_elem": "bloom_map_lookup_elem",
+        "map_update_elem": "bloom_map_update_elem",
+        "map_delete_elem": "bloom_map_delete_elem",
+        "map_push_elem": "bloom_map_push_elem",
+        "map_pop_elem": "bloom_map_pop_elem",
+        "map_peek_elem": "bloom_map_peek_elem",
+    },
+    "dev_map_ops": {
+        "map_lookup_elem": "dev_map_lookup_elem",
+        "map_redirect": "dev_map_redirect",
+    },
+    "dev_map_hash_ops": {
+        "map_lookup_elem": "dev_map_hash_lookup_elem",
+        "map_redirect": "dev_hash_map_redirect",
+    },
     "queue_map_ops": {
         **_QUEUE_STACK,
         "map_pop_elem": "queue_map_pop_elem",

@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 from ..errors import KernelError
 from ..ports import Services
-from .attr import NUMA_NODE, PAGE_SIZE, Creator, MapAttr, einval
+from .attr import NUMA_NODE, PAGE_SIZE, MapAttr, einval
 from .base import ENOTSUPP, BpfMap
 
 BUSY_BIT: Final = 1 << 31
@@ -33,7 +33,7 @@ class RingbufMap(BpfMap):
     MMAP: ClassVar[bool] = True
 
     @classmethod
-    def alloc_check(cls, services: Services, attr: MapAttr, creator: Creator) -> None:
+    def late_check(cls, services: Services, attr: MapAttr) -> None:
         """The checks of ringbuf_map_alloc(): EINVAL."""
         size = attr.max_entries
         if attr.map_flags & ~NUMA_NODE or attr.key_size or attr.value_size:

@@ -17,6 +17,8 @@ from ..uapi.enums import bpf_map_type
 from .array import ArrayMap, PercpuArrayMap, PerfEventArrayMap, ProgArrayMap
 from .attr import CAP_BPF, CAP_NET_ADMIN, ROOT, TOKEN_FD, Creator, MapAttr, check_common, check_name, einval
 from .base import BpfMap
+from .bloom_filter import BloomFilter
+from .devmap import DevMap, DevMapHash
 from .hash import HtabMap, PercpuHtabMap
 from .lpm_trie import LpmTrie
 from .lru_hash import LruHtabMap, LruPercpuHtabMap
@@ -60,7 +62,7 @@ MAP_TYPES: Final[dict[int, MapType]] = {
         _row(_T.BPF_MAP_TYPE_LPM_TRIE, "4.11", LpmTrie, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_ARRAY_OF_MAPS, "4.12", ArrayOfMaps),
         _row(_T.BPF_MAP_TYPE_HASH_OF_MAPS, "4.12", HashOfMaps),
-        _row(_T.BPF_MAP_TYPE_DEVMAP, "4.14", None, CAP_NET_ADMIN),
+        _row(_T.BPF_MAP_TYPE_DEVMAP, "4.14", DevMap, CAP_NET_ADMIN),
         _row(_T.BPF_MAP_TYPE_SOCKMAP, "4.14", None, CAP_NET_ADMIN),
         _row(_T.BPF_MAP_TYPE_CPUMAP, "4.15", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_XSKMAP, "4.18", None, CAP_NET_ADMIN),
@@ -71,12 +73,12 @@ MAP_TYPES: Final[dict[int, MapType]] = {
         _row(_T.BPF_MAP_TYPE_QUEUE, "4.20", QueueMap, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_STACK, "4.20", StackMap, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_SK_STORAGE, "5.2", None, CAP_BPF),
-        _row(_T.BPF_MAP_TYPE_DEVMAP_HASH, "5.4", None, CAP_NET_ADMIN),
+        _row(_T.BPF_MAP_TYPE_DEVMAP_HASH, "5.4", DevMapHash, CAP_NET_ADMIN),
         _row(_T.BPF_MAP_TYPE_STRUCT_OPS, "5.6", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_RINGBUF, "5.8", RingbufMap),
         _row(_T.BPF_MAP_TYPE_INODE_STORAGE, "5.10", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_TASK_STORAGE, "5.11", None, CAP_BPF),
-        _row(_T.BPF_MAP_TYPE_BLOOM_FILTER, "5.16", None, CAP_BPF),
+        _row(_T.BPF_MAP_TYPE_BLOOM_FILTER, "5.16", BloomFilter, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_USER_RINGBUF, "6.1"),
         _row(_T.BPF_MAP_TYPE_CGRP_STORAGE, "6.2", None, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_ARENA, "6.9", None, CAP_BPF),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ..data_symbols import MAX_NETDEVS
 from ..errors import KernelError
-from ..functions import leaf
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -60,13 +59,3 @@ class NetStack:
         self.passed += 1
         for sock in list(self.sockets):
             sock.deliver(kernel, device, frame)
-
-
-@leaf("xdp_do_redirect_map", 2)
-def xdp_do_redirect_map(kernel: Kernel, dev: int, xdp: int) -> int:
-    """Redirection through a devmap, cpumap or xskmap: none of their targets is modelled, so EOPNOTSUPP."""
-    fields = kernel.layout["bpf_redirect_info"]
-    info = kernel.per_cpu("bpf_redirect_info", kernel.cpu.this_cpu)
-    kernel.memory.put_u64(info + fields.offset("map"), 0)
-    kernel.memory.put_u32(info + fields.offset("map_type"), 0)
-    return -errno.EOPNOTSUPP

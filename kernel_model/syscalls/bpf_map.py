@@ -13,6 +13,7 @@ from ..errors import KernelError, NotModelled
 from ..maps import types as map_types
 from ..maps.array import FdArrayMap, ProgArrayMap
 from ..maps.attr import RDONLY, WRONLY, Creator, MapAttr
+from ..maps.bloom_filter import BloomFilter
 from ..maps.map_in_map import ArrayOfMaps, HashOfMaps
 from .bpf import Call, command
 from .table import as_int
@@ -73,6 +74,10 @@ def _key(call: Call, held: MapObject) -> bytes:
 def map_lookup_elem(call: Call) -> int:
     """BPF_MAP_LOOKUP_ELEM: the value is copied to attr.value; ENOENT when there is none."""
     held = map_for(call, FMODE_READ)
+    if isinstance(held.impl, BloomFilter):
+        _key(call, held)
+        held.impl.peek(call.kernel, call.read(call.attr["value"], held.value_size), call.attr["flags"])
+        return 0
     value = held.impl.lookup(call.kernel, _key(call, held), call.attr["flags"])
     if value is None:
         raise KernelError(errno.ENOENT, "no such key")

@@ -56,6 +56,9 @@ OPS_NAME: Final[dict[int, str]] = {
     m.BPF_MAP_TYPE_LRU_HASH: "htab_lru_map_ops",
     m.BPF_MAP_TYPE_LRU_PERCPU_HASH: "htab_lru_percpu_map_ops",
     m.BPF_MAP_TYPE_LPM_TRIE: "trie_map_ops",
+    m.BPF_MAP_TYPE_DEVMAP: "dev_map_ops",
+    m.BPF_MAP_TYPE_DEVMAP_HASH: "dev_map_hash_ops",
+    m.BPF_MAP_TYPE_BLOOM_FILTER: "bloom_filter_map_ops",
     m.BPF_MAP_TYPE_QUEUE: "queue_map_ops",
     m.BPF_MAP_TYPE_STACK: "stack_map_ops",
 }

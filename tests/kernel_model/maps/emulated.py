@@ -312,6 +312,7 @@ class World:
         self.maps_by_addr: dict[int, BpfMap] = {}
         self.traps: list[str] = []
         self.depth = 0
+        self.netdevs: dict[int, int] = {}
         self._error: BaseException | None = None
         for cpu in range(nr_cpus):
             at = PERCPU_LINK + self.alloc.per_cpu_offset(cpu)
@@ -321,6 +322,9 @@ class World:
         trap = self.text.symbol("__leaf_trap")
         self.uc.hook_add(unicorn.UC_HOOK_CODE, self._leaf, begin=trap, end=trap)
         self.this_cpu = 0
+
+    def netdev(self, ifindex: int) -> int:
+        return self.netdevs.get(ifindex, 0)
 
     def vmap(self, pages: Sequence[int]) -> int:
         """The pages once more, in a row."""

@@ -22,6 +22,8 @@ MAP_CREATE, LOOKUP, UPDATE, DELETE, NEXT_KEY, LOOKUP_AND_DELETE = 0, 1, 2, 3, 4,
 MODELLED = sorted(number for number, row in MAP_TYPES.items() if row.cls is not None)
 OF_MAPS = (12, 13)
 PERCPU = (5, 6, 10)
+DEVMAPS = (14, 25)
+NO_DEVICE = 1 << 20
 
 
 def host_create(attr: MapAttr) -> int:
@@ -166,6 +168,7 @@ CASES = [
         for entries in (1, 9, 40)
         for flags in (0, 2)
     ),
+    *(MapAttr(kind, 4, value, 7) for kind in DEVMAPS for value in (4, 8)),
     MapAttr(11, 8, 4, 12, 1),
     MapAttr(11, 5, 4, 6, 1),
     MapAttr(11, 15, 9, 20, 1),
@@ -206,12 +209,17 @@ def test_operations(attr: MapAttr) -> None:
     keys = [n.to_bytes(4, "little") for n in range(attr.max_entries + 2)]
     if attr.map_type in (1, 5, 9, 10):
         keys = [rng.randbytes(attr.key_size) for _ in range(attr.max_entries + 5)]
+    # The loopback, which both kernels have.
+    world.netdevs[1] = world.buffer(bytes(64))
     if attr.map_type == 11:
         keys = [trie_key(rng, attr.key_size - 4) for _ in range(attr.max_entries * 3)]
     for _ in range(400):
         key, flags = rng.choice(keys), rng.choice([0, 0, 0, 0, 1, 2, 3, 4, 5, 8])
         action = rng.choice([LOOKUP, UPDATE, UPDATE, DELETE, NEXT_KEY, LOOKUP_AND_DELETE])
         value = rng.randbytes(host.value_size)
+        if attr.map_type in DEVMAPS:
+            ifindex, prog_fd = rng.choice([0, 1, 1, 1, 1, NO_DEVICE]), rng.choice([0, 0, -1])
+            value = struct.pack("<Ii", ifindex, prog_fd)[: attr.value_size]
         if action == LOOKUP:
             got = ours(lambda k=key, f=flags: made.lookup(world, k, f) or -2)
             want = host.call(LOOKUP, key, b"", flags)
@@ -270,11 +278,13 @@ def test_memory_usage(filled: int) -> None:
         host = HostMap(base)
         world = World(host.cpus)
         made = create(world, base)
+        world.netdevs[1] = world.buffer(bytes(64))
         if base.key_size:
             for number in range(filled):
                 key = number.to_bytes(4, "little").ljust(base.key_size, b"\0")
-                host.call(UPDATE, key, bytes(host.value_size))
-                made.update(world, key, bytes(host.value_size), 0)
+                value = bytes([base.map_type in DEVMAPS]).ljust(host.value_size, b"\0")
+                host.call(UPDATE, key, value)
+                made.update(world, key, value, 0)
         assert made.memory_usage(world) == host_memlock(host.fd), base
         host.close()
 
@@ -286,6 +296,10 @@ MEMORY = [
     MapAttr(6, 4, 12, 7),
     MapAttr(11, 9, 5, 9, 1),
     *(MapAttr(kind, 4, value, 9, flags) for kind in (9, 10) for value in (8, 13) for flags in (0, 2)),
+    *(MapAttr(14, 4, value, 9) for value in (4, 8)),
+    *(MapAttr(25, 4, value, 9) for value in (4, 8)),
+    *(MapAttr(30, 0, 12, entries, 0, map_extra=extra) for entries in (3, 1000) for extra in (0, 1, 9)),
+    MapAttr(27, 0, 0, 8192),
     MapAttr(22, 0, 5, 9),
     MapAttr(23, 0, 8, 1),
 ]

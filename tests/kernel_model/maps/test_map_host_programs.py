@@ -109,6 +109,44 @@ class OurDoor:
         return world.run_signed("bpf_map_delete_elem", at, self.key)
 
 
+_REDIRECT = """
+	r7 = *(u32 *)(r1 +0)
+	r8 = *(u32 *)(r1 +4)
+	r0 = 17
+	r2 = r7
+	r2 += 64
+	if r2 > r8 goto out
+	r2 = *(u64 *)(r7 +0)
+	r3 = *(u64 *)(r7 +8)
+	r1 = map_fd({fd}, 0)
+	call 51
+out:
+	exit
+"""
+
+
+@host_kernel
+@pytest.mark.parametrize("map_type", [14, 25])
+def test_redirection_answers(map_type: int) -> None:
+    """bpf_redirect_map() with and without an entry, with all sorts of flags."""
+    attr = MapAttr(map_type, 4, 4, 4)
+    host, world = HostMap(attr), World()
+    world.netdevs[1] = world.buffer(bytes(64))
+    made = world.register(create(world, attr))
+    for index in (1, 3):
+        key, value = index.to_bytes(4, "little"), (1).to_bytes(4, "little")
+        assert host.call(UPDATE, key, value) == 0
+        made.update(world, key, value, 0)
+    program = prog_load(encode(assemble(_REDIRECT.format(fd=host.fd))), BPF_PROG_TYPE_XDP)
+    for index in (0, 1, 2, 3, 4, 1 << 31, (1 << 32) + 1):
+        for flags in (0, 1, 2, 3, 4, 8, 9, 16, 24, 32, 1 << 40):
+            theirs = test_run(program, struct.pack("<QQ", index, flags).ljust(64, b"\0")).retval
+            assert world.run("bpf_xdp_redirect_map", made.addr, index, flags) == theirs, (index, flags)
+    assert not world.traps
+    os.close(program)
+    host.close()
+
+
 CASES = [
     *(MapAttr(kind, 4, SIZE, 12, 0x40 | flags) for kind in (1, 5) for flags in (0, 1)),
     *(
