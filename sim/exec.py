@@ -168,7 +168,13 @@ def run_program(machine: Machine, data: bytes, argv: Sequence[str], uid: int) ->
     in ring 3, which is then watched: so the report names the same instruction on every host, and the
     last basic blocks are known. GuestFault then; the process is ended first.
     """
-    image = parse_image(data, argv[0])
+    try:
+        return _run_twice(machine, parse_image(data, argv[0]), argv, uid)
+    finally:
+        machine.cpu.release_user_code()
+
+
+def _run_twice(machine: Machine, image: Image, argv: Sequence[str], uid: int) -> Process:
     before = machine.snapshot()
     guest = _new_guest(machine, image, argv, uid)
     try:
@@ -180,6 +186,7 @@ def run_program(machine: Machine, data: bytes, argv: Sequence[str], uid: int) ->
             _bury(machine, guest.task)
             raise
     machine.restore(before)
+    machine.cpu.release_user_code()
     guest = _new_guest(machine, image, argv, uid)
     guest.run(last - 1)
     try:

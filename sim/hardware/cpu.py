@@ -89,7 +89,7 @@ _RESULT_REASON = struct.Struct("<QQ")
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _BLOCKS_KEPT = 16
 _RDRAND_CODE = re.compile(rb"[\x66\xf2\xf3\x40-\x4f]*\x0f\xc7[\xf0-\xff]")
-_MAX_PREFIXES = 12
+_MAX_PREFIXES, _MAX_INSN = 12, 15
 # Leaf -> register (as in the instruction's order eax, ebx, ecx, edx) and the bits that guests must not see.
 _HIDDEN_FEATURES = {1: (2, 1 << 30), 7: (1, 1 << 18)}  # RDRAND, RDSEED
 
@@ -187,7 +187,8 @@ class Cpu:
         self._blocks_left = 0
         self._out_of_blocks = False
         self._user_root = 0
-        self._trapped: set[tuple[int, int]] = set()
+        self._trapped: list[int] = []
+        self._random_at: dict[int, bool] = {}
         self._cpuid: dict[int, tuple[int, ...]] = {}
         self._stop: tuple[str, int] | None = None
         self._raised: BaseException | None = None
@@ -351,9 +352,14 @@ class Cpu:
             self._raw.stop()
 
     def _on_random(self, addr: int) -> None:
-        if self._stop is not None or self._raw.reg("cs") != USER_CS:
-            return
-        if _RDRAND_CODE.match(self._user_bytes(addr, 15)):
+        # User code is never writable and executable, so what an address holds is looked at once.
+        found = self._random_at.get(addr)
+        if found is None:
+            code = self._user_bytes(addr, _MAX_INSN)
+            found = bool(_RDRAND_CODE.match(code))
+            if found or len(code) == _MAX_INSN:
+                self._random_at[addr] = found
+        if found and self._stop is None and self._raw.reg("cs") == USER_CS:
             self._stop = ("exception", RDRAND)
             self._raw.stop()
 
@@ -372,10 +378,22 @@ class Cpu:
         read the host's random numbers, and the engine can neither forbid nor replace them."""
         for found in re.finditer(rb"\x0f\xc7[\xf0-\xff]", code):
             span = (addr + found.start() - _MAX_PREFIXES, addr + found.start())
-            if span not in self._trapped:
-                self._trapped.add(span)
-                self._raw.hook_code(self._on_random, *span)
-                self._raw.forget_all_code()
+            self._trapped.append(self._raw.hook_code(self._on_random, *span))
+            self._raw.forget_all_code()
+
+    @property
+    def watches_user_code(self) -> bool:
+        """Whether :meth:`trap_user_code` is in force anywhere."""
+        return bool(self._trapped)
+
+    def release_user_code(self) -> None:
+        """Undo :meth:`trap_user_code`: the program has ended, and other code comes to its addresses."""
+        if self._trapped:
+            for hook in self._trapped:
+                self._raw.unhook(hook)
+            self._trapped.clear()
+            self._raw.forget_all_code()
+        self._random_at.clear()
 
     def _on_block(self, addr: int) -> None:
         self.blocks.append(addr)

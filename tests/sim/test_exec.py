@@ -320,3 +320,12 @@ def test_cpuid_hides_randomness(machine: Machine) -> None:
     assert run(machine, "mov eax, 1; cpuid; shr ecx, 27; and ecx, 3; mov eax, ecx; " + EXIT) == 0, (
         "no OSXSAVE, no AVX"
     )
+
+
+def test_traps_end_with_the_program(machine: Machine) -> None:
+    """Another program at the same addresses runs without being looked at."""
+    machine.exec(elf("rdrand rax; " + EXIT))
+    assert not machine.cpu.watches_user_code
+    with pytest.raises(GuestFault):
+        machine.exec(elf("rdrand rax; ud2"))
+    assert not machine.cpu.watches_user_code
