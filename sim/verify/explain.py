@@ -14,7 +14,8 @@ from kernel_model.isa.insn import Insn
 from kernel_model.verifier.env import helper_name
 from kernel_model.verifier.regs import SCALAR_VALUE
 
-from .causes import SEARCHES, Case, Finding, helper_arguments
+from .case import Case, Finding, helper_arguments
+from .causes import SEARCHES
 from .history import History
 from .recorder import Phase, Recording
 from .rules import Needs, find_rule

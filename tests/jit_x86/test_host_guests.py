@@ -15,7 +15,7 @@ import guests
 from sim.userspace.loader import load
 from sim.userspace.object import read_object
 
-OBJECTS = sorted(Path(guests.__file__).parent.rglob("*.o"))
+OBJECTS = sorted(path for path in Path(guests.__file__).parent.rglob("*.o") if path.parent.name != "rejected")
 INDIRECT = {"xdp_filter.o"}
 """Objects whose tail calls take an index that is not constant."""
 
