@@ -79,3 +79,7 @@ class ProgramBtfView:
             return self._btf.string(off)
         except BtfError:
             return ""
+
+    def has_string(self, off: int) -> bool:
+        """See ProgramBtf."""
+        return off < self._btf.strings_end

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Sequence
 
 from ..bpf.btf_object import BtfObject
@@ -18,8 +17,9 @@ from ..maps.array import ProgArrayMap
 from ..maps.attr import check_name
 from ..task import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN
 from ..uapi.enums import bpf_prog_type
-from ..verifier.api import Environment, FuncInfo, LineInfo, Privileges, ProgramSpec, VerifierError, verify
+from ..verifier.api import Environment, Privileges, ProgramSpec, VerifierError, verify
 from ..verifier.log import VerifierLog
+from ..verifier.records import UserRecords
 from .bpf import Call, command
 from .table import as_int, read_string
 
@@ -77,7 +77,6 @@ _NET_ADMIN_TYPES = frozenset(
 _BPF_F_TOKEN_FD = 1 << 16
 _PROG_FLAGS = 0xFF | _BPF_F_TOKEN_FD
 """BPF_F_STRICT_ALIGNMENT to BPF_F_TEST_REG_INVARIANTS, and the token."""
-_FUNC_INFO_MIN, _LINE_INFO_MIN, _INFO_MAX = 8, 16, 252
 
 
 def _check_rights(call: Call) -> None:
@@ -159,17 +158,24 @@ def _license(call: Call) -> bytes:
 def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec, BtfObject | None]:
     attr, task = call.attr, call.task
 
+    def is_btf_fd(fd: int) -> bool:
+        try:
+            return isinstance(task.files.find(fd).obj, BtfObject)
+        except KernelError:
+            return False
+
     def map_by_fd(fd: int) -> MapObject:
         obj = task.files.find(fd).obj
         if not isinstance(obj, MapObject):
             raise KernelError(errno.EINVAL, f"fd {fd} is not pointing to valid bpf_map")
         return obj
 
-    btf = (
-        call.object(attr["prog_btf_fd"], BtfObject)
-        if attr["func_info_cnt"] or attr["line_info_cnt"]
-        else None
-    )
+    btf, btf_errno = None, 0
+    if attr["func_info_cnt"] or attr["line_info_cnt"]:
+        try:
+            btf = call.object(attr["prog_btf_fd"], BtfObject)
+        except KernelError as error:
+            btf_errno = error.errno
     spec = ProgramSpec(
         insns=insns,  # type: ignore[arg-type]
         prog_type=attr["prog_type"],
@@ -184,15 +190,13 @@ def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec
             task.bpf_capable(CAP_NET_ADMIN),
             task.capable(CAP_SYS_ADMIN),
         ),
+        is_btf_fd=is_btf_fd,
         fd_array=_FdArray(call, attr["fd_array"], attr["fd_array_cnt"]),
         btf=ProgramBtfView(btf.parsed()) if btf is not None else None,
-        func_info=[
-            FuncInfo(*fields) for fields in _records(call, "func_info", _FUNC_INFO_MIN, struct.Struct("<II"))
-        ],
-        line_info=[
-            LineInfo(*fields)
-            for fields in _records(call, "line_info", _LINE_INFO_MIN, struct.Struct("<IIII"))
-        ],
+        btf_errno=btf_errno,
+        func_info=_records(call, "func_info"),
+        line_info=_records(call, "line_info"),
+        core_relos=_records(call, "core_relo"),
     )
     return spec, btf
 
@@ -214,20 +218,13 @@ class _FdArray(Sequence[int]):
         return as_int(int.from_bytes(self._call.read(self._addr + 4 * index, 4), "little"))
 
 
-def _records(call: Call, name: str, minimum: int, form: struct.Struct) -> list[tuple[int, ...]]:
-    """func_info or line_info: records of the caller's size, of which the known part is taken."""
+def _records(call: Call, name: str) -> UserRecords:
+    """The records behind a pointer of the attribute, yet unread."""
     attr = call.attr
-    count, size = attr[f"{name}_cnt"], attr[f"{name}_rec_size"]
-    if not count:
-        return []
-    if not minimum <= size <= _INFO_MAX or size % 4:
-        raise KernelError(errno.EINVAL, f"{name} records of {size} bytes")
-    if count > attr["insn_cnt"]:
-        raise KernelError(errno.EINVAL, f"{count} {name} records for {attr['insn_cnt']} instructions")
-    data = call.read(attr[name], count * size)
-    if any(any(data[at + form.size : at + size]) for at in range(0, len(data), size)):
-        raise KernelError(errno.E2BIG, f"unknown fields of {name} are set")
-    return [form.unpack_from(data, at) for at in range(0, len(data), size)]
+    addr = attr[name if name != "core_relo" else "core_relos"]
+    return UserRecords(
+        attr[f"{name}_cnt"], attr[f"{name}_rec_size"], lambda at, size: call.read(addr + at, size)
+    )
 
 
 def _finish_log(call: Call, log: VerifierLog) -> int:

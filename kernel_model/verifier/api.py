@@ -19,6 +19,7 @@ from kernel_model.isa.native import PokeSite, Subprog
 if TYPE_CHECKING:
     from .env import Env
     from .log import VerifierLog
+    from .records import UserRecords
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,14 @@ class ProgramBtf(Protocol):
         """The string at an offset of the string section (source lines); "" when outside."""
         ...
 
+    def has_string(self, off: int) -> bool:
+        """Whether the offset lies inside the string section."""
+        ...
+
+
+def _never(fd: int) -> bool:
+    return False
+
 
 @dataclass(frozen=True)
 class ProgramSpec:
@@ -138,9 +147,15 @@ class ProgramSpec:
     flags: int = 0
     privileges: Privileges = Privileges()
     fd_array: Sequence[int] = ()
+    is_btf_fd: Callable[[int], bool] = _never
+    """Whether a descriptor of a counted ``fd_array`` is BTF, which the program then holds."""
     btf: ProgramBtf | None = None
-    func_info: Sequence[FuncInfo] = ()
-    line_info: Sequence[LineInfo] = ()
+    btf_errno: int = 0
+    """Why ``btf`` is None although the loader named one."""
+    func_info: UserRecords | Sequence[FuncInfo] = ()
+    line_info: UserRecords | Sequence[LineInfo] = ()
+    core_relos: UserRecords | None = None
+    """Relocations for the kernel to make."""
 
 
 class VerifierObserver(Protocol):

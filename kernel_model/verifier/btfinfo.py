@@ -4,10 +4,22 @@
 from __future__ import annotations
 
 import errno
+import struct
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Final
 
 from kernel_model.errors import KernelError
 
+from .api import FuncInfo, LineInfo
+from .bounds import s32
 from .env import Env, Reject
+from .records import INT_MAX, UserRecords, known
+
+FUNC_INFO: Final = struct.Struct("<II")
+LINE_INFO: Final = struct.Struct("<IIII")
+CORE_RELO: Final = struct.Struct("<IIII")
+"""struct bpf_func_info, bpf_line_info, bpf_core_relo."""
 
 
 def _abnormal_return(env: Env) -> None:
@@ -19,31 +31,46 @@ def _abnormal_return(env: Env) -> None:
             raise env.reject(errno.EINVAL, "tail_call is not allowed in subprogs without BTF\n")
 
 
+def _records(env: Env, given: UserRecords | Sequence[object], form: struct.Struct) -> UserRecords:
+    if isinstance(given, UserRecords):
+        return given
+    return known([astuple(record) for record in given], form)  # type: ignore[call-overload]
+
+
+def _has_info(env: Env) -> bool:
+    return bool(len(env.spec.func_info) or len(env.spec.line_info))
+
+
 def check_func_info_early(env: Env) -> None:
-    """Before the functions are known: offsets rise, types are functions."""
+    """Before the functions are known: offsets rise, types are functions (check_btf_func_early)."""
     spec = env.spec
-    if not spec.func_info and not spec.line_info:
+    if not _has_info(env):
         return
     if spec.btf is None:
-        raise Reject(errno.EINVAL)
+        raise Reject(spec.btf_errno or errno.EINVAL)
+    records = _records(env, spec.func_info, FUNC_INFO)
+    if not records.count:
+        return
+    if not records.good_size(FUNC_INFO):
+        raise env.reject(errno.EINVAL, f"invalid func info rec size {records.rec_size}\n")
+    if records.count * FUNC_INFO.size > INT_MAX:
+        raise Reject(errno.ENOMEM)
     before = 0
-    for number, record in enumerate(spec.func_info):
+    for number, (insn_off, type_id) in enumerate(records.unpack(env, FUNC_INFO, "func info")):
         if number == 0:
-            if record.insn_off:
-                raise env.reject(
-                    errno.EINVAL, f"nonzero insn_off {record.insn_off} for the first func info record"
-                )
-        elif record.insn_off <= before:
+            if insn_off:
+                raise env.reject(errno.EINVAL, f"nonzero insn_off {insn_off} for the first func info record")
+        elif insn_off <= before:
             raise env.reject(
                 errno.EINVAL,
-                f"same or smaller insn offset ({record.insn_off}) than previous func info record ({before})",
+                f"same or smaller insn offset ({insn_off}) than previous func info record ({before})",
             )
         try:
-            spec.btf.func_name(record.type_id)
+            spec.btf.func_name(type_id)
         except KernelError:
-            raise env.reject(errno.EINVAL, f"invalid type id {record.type_id} in func info") from None
-        before = record.insn_off
-    env.func_info = list(spec.func_info)
+            raise env.reject(errno.EINVAL, f"invalid type id {s32(type_id)} in func info") from None
+        before = insn_off
+        env.func_info.append(FuncInfo(insn_off, type_id))
 
 
 def _check_funcs(env: Env) -> None:
@@ -69,14 +96,18 @@ def _check_funcs(env: Env) -> None:
 
 
 def _check_lines(env: Env) -> None:
-    lines = env.line_info
-    if not lines:
+    """Lines begin where instructions do, and each function has its first (check_btf_line)."""
+    btf = env.spec.btf
+    records = _records(env, env.spec.line_info, LINE_INFO)
+    if not records.count:
         return
+    assert btf is not None
+    if records.count > INT_MAX // LINE_INFO.size or not records.good_size(LINE_INFO):
+        raise Reject(errno.EINVAL)
     count = len(env.insns)
     before = 0
     number = 0
-    for i, record in enumerate(lines):
-        off = record.insn_off
+    for i, (off, file_name, line, column) in enumerate(records.unpack(env, LINE_INFO, "line_info")):
         if (i and off <= before) or off >= count:
             raise env.reject(
                 errno.EINVAL,
@@ -84,6 +115,8 @@ def _check_lines(env: Env) -> None:
             )
         if not env.insns[off].code:
             raise env.reject(errno.EINVAL, f"Invalid insn code at line_info[{i}].insn_off\n")
+        if not (btf.has_string(line) and btf.has_string(file_name)):
+            raise env.reject(errno.EINVAL, f"Invalid line_info[{i}].line_off or .file_name_off\n")
         if number != env.subprog_cnt:
             start = env.subprogs[number].start
             if off == start:
@@ -91,6 +124,7 @@ def _check_lines(env: Env) -> None:
             elif start < off:
                 raise env.reject(errno.EINVAL, f"missing bpf_line_info for func#{number}\n")
         before = off
+        env.line_info.append(LineInfo(off, file_name, line, column))
     if number != env.subprog_cnt:
         raise env.reject(
             errno.EINVAL,
@@ -98,10 +132,26 @@ def _check_lines(env: Env) -> None:
         )
 
 
+def _check_relocations(env: Env) -> None:
+    """Relocations that the kernel is asked to make; only their form is known here (check_core_relo)."""
+    records = env.spec.core_relos
+    if records is None or not records.count:
+        return
+    if records.count > INT_MAX // CORE_RELO.size or not records.good_size(CORE_RELO):
+        raise Reject(errno.EINVAL)
+    for i, (insn_off, _, _, _) in enumerate(records.unpack(env, CORE_RELO, "core_relo")):
+        if insn_off % 8 or insn_off // 8 >= len(env.insns):
+            raise env.reject(
+                errno.EINVAL, f"Invalid core_relo[{i}].insn_off:{insn_off} prog->len:{len(env.insns)}\n"
+            )
+        raise env.not_modelled("CO-RE relocations by the kernel")
+
+
 def check_btf_info(env: Env) -> None:
     """After the functions are known: each has its record, and lines begin where instructions do."""
-    if not env.spec.func_info and not env.spec.line_info:
+    if not _has_info(env):
         _abnormal_return(env)
         return
     _check_funcs(env)
     _check_lines(env)
+    _check_relocations(env)

@@ -195,7 +195,7 @@ class Env:
         self.sleepable = bool(flags & ProgFlags.BPF_F_SLEEPABLE)
         self.used_maps: list[MapView] = []
         self.func_info: list[FuncInfo] = []
-        self.line_info: list[LineInfo] = list(spec.line_info)
+        self.line_info: list[LineInfo] = []
         self.postorder: list[int] = []
         self.follow: list[list[int]] = []
         """The slots that may follow each one within its function."""

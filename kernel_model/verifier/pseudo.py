@@ -59,11 +59,11 @@ def add_used_map(env: Env, the_map: MapView) -> int:
     return len(env.used_maps) - 1
 
 
-def _map_by_fd(env: Env, fd: int) -> MapView:
+def _map_by_fd(env: Env, fd: int, what: str = "bpf_map") -> MapView:
     try:
         return env.spec.map_by_fd(fd)
     except KernelError as error:
-        raise env.reject(error.errno, f"fd {fd} is not pointing to valid bpf_map\n") from None
+        raise env.reject(error.errno, f"fd {fd} is not pointing to valid {what}\n") from None
 
 
 def _fd_by_index(env: Env, index: int) -> int:
@@ -84,8 +84,14 @@ def _fd_by_index(env: Env, index: int) -> int:
 
 def add_fd_array(env: Env) -> None:
     """The program holds every map of a counted fd_array, used or not (since 6.14)."""
-    for index in range(len(env.spec.fd_array)):
-        add_used_map(env, _map_by_fd(env, _fd_by_index(env, index)))
+    count = len(env.spec.fd_array)
+    if count >= 0xFFFFFFFF // 4:
+        raise env.reject(errno.EINVAL, f"fd_array_cnt is too big ({count})\n")
+    for index in range(count):
+        fd = _fd_by_index(env, index)
+        if env.spec.is_btf_fd(fd):
+            continue
+        add_used_map(env, _map_by_fd(env, fd, "bpf_map or btf"))
 
 
 def _resolve(env: Env, i: int) -> None:
