@@ -61,10 +61,13 @@ def load_btf(data: bytes, base: Btf | None = None) -> Btf:
     return btf
 
 
+_LETTERS = frozenset(chr(code) for code in (*range(0xC0, 0xD7), *range(0xD8, 0xF7), *range(0xF8, 0x100)))
+"""What Linux's isalpha() takes beyond ASCII: the letters of Latin-1."""
+_NAME = frozenset("_.") | frozenset(map(chr, (*range(48, 58), *range(65, 91), *range(97, 123)))) | _LETTERS
+
+
 def _identifier(name: str) -> bool:
-    if not 0 < len(name) < KSYM_NAME_LEN or not name.isascii():
-        return False
-    return not name[0].isdigit() and all(c.isalnum() or c in "_." for c in name)
+    return 0 < len(name) < KSYM_NAME_LEN and name[0] not in "0123456789" and _NAME.issuperset(name)
 
 
 def _name_offsets(btf: Btf, found: BtfType, stride: int) -> list[int]:
@@ -75,7 +78,7 @@ def _name_offsets(btf: Btf, found: BtfType, stride: int) -> list[int]:
 
 
 def _section_name(name: str) -> bool:
-    return 0 < len(name) < KSYM_NAME_LEN and all(" " <= c <= "~" for c in name)
+    return 0 < len(name) < KSYM_NAME_LEN and all(" " <= c <= "~" or c >= "\xa0" for c in name)
 
 
 def _fail(btf: Btf, found: BtfType, reason: str, number: int = errno.EINVAL) -> BtfError:

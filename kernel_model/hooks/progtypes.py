@@ -35,6 +35,7 @@ class ProgType:
     ``context`` is None where the type is not modelled. ``helper_groups`` in the order of Linux's
     lookups. ``packet`` is "" (no direct packet access), "r" or "rw". ``ld_abs``: LD_ABS and LD_IND are
     allowed. ``prologue(layout, first)`` goes in front of programs that write into the packet.
+    ``can_sleep``: BPF_F_SLEEPABLE is allowed (kprobe programs stand for uprobes there).
     ``private_stack``: big stacks may leave the kernel's stack (since 6.13).
     """
 
@@ -48,6 +49,7 @@ class ProgType:
     prologue: Callable[[Layout, Insn], list[Insn]] | None = None
     tracing: bool = False
     private_stack: bool = False
+    can_sleep: bool = False
 
     @property
     def modelled(self) -> bool:
@@ -69,7 +71,10 @@ PROG_TYPES: Final[dict[int, ProgType]] = {
     row.number: row
     for row in (
         _row(_T.BPF_PROG_TYPE_SOCKET_FILTER, "3.19", SKB_SOCKET, helper_groups=(SOCKET, *_NET), ld_abs=True),
-        _row(_T.BPF_PROG_TYPE_KPROBE, "4.1", PT_REGS, helper_groups=_TRACE, tracing=True, private_stack=True),
+        _row(
+            _T.BPF_PROG_TYPE_KPROBE, "4.1", PT_REGS, helper_groups=_TRACE, tracing=True, private_stack=True,
+            can_sleep=True,
+        ),
         _row(
             _T.BPF_PROG_TYPE_SCHED_CLS, "4.1", SKB_TC, helper_groups=(TC, *_NET), packet="rw", ld_abs=True,
             prologue=tc_prologue,

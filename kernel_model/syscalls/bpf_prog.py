@@ -21,6 +21,7 @@ from ..verifier.api import Environment, Privileges, ProgramSpec, VerifierError, 
 from ..verifier.log import VerifierLog
 from ..verifier.records import UserRecords
 from .bpf import Call, command
+from .bpf_prog_target import attach_type, check_target
 from .table import as_int, read_string
 
 _LICENSE_MAX = 128
@@ -106,6 +107,7 @@ def prog_load(call: Call) -> int:
     if not 0 < attr["insn_cnt"] <= limit:
         raise KernelError(errno.E2BIG, f"{attr['insn_cnt']} instructions")
     _check_rights(call)
+    check_target(call)
     if attr["prog_ifindex"]:
         raise NotModelled("programs offloaded to a device", errno.EINVAL)
     if bool(attr["log_buf"]) != bool(attr["log_size"]):
@@ -180,7 +182,7 @@ def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec
         insns=insns,  # type: ignore[arg-type]
         prog_type=attr["prog_type"],
         map_by_fd=map_by_fd,
-        expected_attach_type=attr["expected_attach_type"],
+        expected_attach_type=attach_type(call),
         name=check_name(attr.blob("prog_name")).decode(),
         gpl_compatible=gpl,
         flags=attr["prog_flags"],
@@ -214,6 +216,8 @@ class _FdArray(Sequence[int]):
 
     def __getitem__(self, index: int) -> int:  # type: ignore[override]
         if not self._addr:
+            if self._count:
+                raise MemoryFault(4 * index, "read", True)
             raise KernelError(errno.EPROTO, "fd_array is not given")
         return as_int(int.from_bytes(self._call.read(self._addr + 4 * index, 4), "little"))
 

@@ -389,6 +389,15 @@ def _check_common(env: Env, subprog: int) -> None:
         env.log.reset(0)
 
 
+def check_sleepable(env: Env) -> None:
+    """Whether a program of this type may sleep (check_attach_btf_id, since 5.10)."""
+    if env.sleepable and not env.type.can_sleep:
+        raise env.reject(
+            errno.EINVAL,
+            "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops programs can be sleepable\n",
+        )
+
+
 def check_program(env: Env) -> None:
     """The main function, then every global function that is called, each on its own."""
     env.liveness = StackLiveness()

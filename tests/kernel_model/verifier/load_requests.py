@@ -225,10 +225,13 @@ def _core_relos(request: Request, rng: random.Random, spec: ObjectSpec) -> Reque
 def _fields(request: Request, rng: random.Random, spec: ObjectSpec) -> Request:
     more = dict(request.more)
     name = rng.choice(
-        ("prog_flags", "expected_attach_type", "prog_btf_fd", "attach_btf_id", "attach_prog_fd",
+        ("prog_flags", "expected_attach_type", "attach_btf_id", "attach_prog_fd",
          "kern_version", "prog_token_fd", "fd_array_cnt", "signature_size", "keyring_id", "log_true_size")
     )  # fmt: skip
     more[name] = rng.choice((*_EDGES, 1 << rng.randrange(31)))
+    if name == "attach_prog_fd" and more[name] < 1000:
+        # Small numbers are open descriptors, different ones in each process.
+        more[name] += 1000
     return replace(request, more=more, prog_type=rng.choice((request.prog_type,) * 3 + tuple(range(34))))
 
 
