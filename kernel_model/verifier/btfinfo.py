@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Final
 
-from kernel_model.errors import KernelError
+from kernel_model.errors import KernelError, MemoryFault
 
-from .api import FuncInfo, LineInfo
+from .api import FuncInfo, LineInfo, ProgramSpec
 from .bounds import s32
 from .env import Env, Reject
 from .records import INT_MAX, UserRecords, known
@@ -35,6 +35,20 @@ def _records(env: Env, given: UserRecords | Sequence[object], form: struct.Struc
     if isinstance(given, UserRecords):
         return given
     return known([astuple(record) for record in given], form)  # type: ignore[call-overload]
+
+
+def lines_of(spec: ProgramSpec) -> list[LineInfo]:
+    """The program's line_info as it was given, unchecked; empty when it cannot be read."""
+    given = spec.line_info
+    if not isinstance(given, UserRecords):
+        return list(given)
+    if given.count > INT_MAX // LINE_INFO.size or not given.good_size(LINE_INFO):
+        return []
+    try:
+        data = given.read(0, given.count * given.rec_size)
+    except MemoryFault:
+        return []
+    return [LineInfo(*LINE_INFO.unpack_from(data, at)) for at in range(0, len(data), given.rec_size)]
 
 
 def _has_info(env: Env) -> bool:

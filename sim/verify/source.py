@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from kernel_model.verifier.api import ProgramSpec
+from kernel_model.verifier.btfinfo import lines_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Sources:
 
     def __init__(self, spec: ProgramSpec) -> None:
         btf = spec.btf
-        rows = sorted(spec.line_info, key=lambda row: row.insn_off) if btf is not None else []
+        rows = sorted(lines_of(spec), key=lambda row: row.insn_off) if btf is not None else []
         self._starts = [row.insn_off for row in rows]
         self._lines: list[SourceLine] = []
         for row in rows:
