@@ -235,8 +235,12 @@ _MODELLED: Final[dict[str, _Spec]] = {
     "strtoul": _spec(_TEXT_TO_NUMBER, (BASE, "bpf_strtoul"), "EINVAL", "ERANGE"),
     # the current task, memory of others
     "get_current_pid_tgid": _spec(_proto(), _everywhere("bpf_get_current_pid_tgid")),
-    "get_current_uid_gid": _spec(_proto(), (TRACING, "bpf_get_current_uid_gid")),
-    "get_current_comm": _spec(_proto(_OUT, _SIZE), (TRACING, "bpf_get_current_comm")),
+    "get_current_uid_gid": _spec(
+        _proto(), {BASE_BPF: "bpf_get_current_uid_gid", TRACING: "bpf_get_current_uid_gid"}
+    ),
+    "get_current_comm": _spec(
+        _proto(_OUT, _SIZE), {BASE_PERFMON: "bpf_get_current_comm", TRACING: "bpf_get_current_comm"}
+    ),
     "get_current_task": _spec(
         _proto(gpl_only=True), {BASE_PERFMON: "bpf_get_current_task", TRACING: "bpf_get_current_task"}
     ),
@@ -257,7 +261,10 @@ _MODELLED: Final[dict[str, _Spec]] = {
     "probe_write_user": _spec(
         _proto(_ANY, _RO, _SIZE, gpl_only=True), (TRACING, "bpf_probe_write_user"), "EFAULT", "EPERM"
     ),
-    "perf_event_read": _spec(_proto(_MAP, _ANY, gpl_only=True), (TRACING, "bpf_perf_event_read"), "EINVAL"),
+    "perf_event_read": _spec(
+        _proto(_MAP, _ANY, gpl_only=True),
+        {BASE_PERFMON: "bpf_perf_event_read", TRACING: "bpf_perf_event_read"}, "EINVAL",
+    ),
     "get_stackid": _spec(
         _proto(_CTX, _MAP, _ANY, gpl_only=True), (KPROBE, "bpf_get_stackid"), "EINVAL", "EEXIST", "EFAULT"
     ),
@@ -322,7 +329,10 @@ _MODELLED: Final[dict[str, _Spec]] = {
     "get_hash_recalc": _spec(_proto(_CTX), (TC, "bpf_get_hash_recalc")),
     "set_hash_invalid": _spec(_proto(_CTX), (TC, "bpf_set_hash_invalid")),
     "set_hash": _spec(_proto(_CTX, _ANY), (TC, "bpf_set_hash")),
-    "get_cgroup_classid": _spec(_proto(_CTX), (TC, "bpf_get_cgroup_classid")),
+    "get_cgroup_classid": _spec(
+        _proto(_CTX), {TC: "bpf_get_cgroup_classid", BASE_BPF: "bpf_get_cgroup_classid_curr"},
+        protos={BASE_BPF: _proto()},
+    ),
     "get_route_realm": _spec(_proto(_CTX), (TC, "bpf_get_route_realm")),
     "get_socket_cookie": _spec(
         _proto(_CTX), {SOCKET: "bpf_get_socket_cookie", TC: "bpf_get_socket_cookie"}

@@ -45,6 +45,9 @@ def test_line_info_moves_along() -> None:
         def string(self, off: int) -> str:
             return "source line"
 
+        def has_string(self, off: int) -> bool:
+            return True
+
     found = check(text, line_info=lines, btf=Names())
     assert found.program is not None, found.log
     assert [(info.insn_off, info.line_col >> 10) for info in found.program.line_info] == [(0, 0), (1, 4)]

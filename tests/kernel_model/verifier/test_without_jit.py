@@ -49,6 +49,9 @@ class StaticFunctions:
     def string(self, off: int) -> str:
         return ""
 
+    def has_string(self, off: int) -> bool:
+        return True
+
 
 CALLBACKS = {"btf": StaticFunctions(), "func_info": [FuncInfo(0, 1), FuncInfo(8, 2)]}
 
