@@ -75,6 +75,8 @@ _NET_ADMIN_TYPES = frozenset(
 )
 """is_net_admin_prog_type(). CGROUP_SKB needs CAP_BPF or nothing, SK_REUSEPORT CAP_BPF alone."""
 
+_RECORDS_MAX = 1 << 24
+"""Bytes of records that are copied at once; what is more is read record by record."""
 _BPF_F_TOKEN_FD = 1 << 16
 _PROG_FLAGS = 0xFF | _BPF_F_TOKEN_FD
 """BPF_F_STRICT_ALIGNMENT to BPF_F_TEST_REG_INVARIANTS, and the token."""
@@ -223,12 +225,16 @@ class _FdArray(Sequence[int]):
 
 
 def _records(call: Call, name: str) -> UserRecords:
-    """The records behind a pointer of the attribute, yet unread."""
+    """The records behind a pointer of the attribute; where some cannot be read, checking finds out."""
     attr = call.attr
     addr = attr[name if name != "core_relo" else "core_relos"]
-    return UserRecords(
-        attr[f"{name}_cnt"], attr[f"{name}_rec_size"], lambda at, size: call.read(addr + at, size)
-    )
+    count, size = attr[f"{name}_cnt"], attr[f"{name}_rec_size"]
+    if count * size <= _RECORDS_MAX:
+        try:
+            return UserRecords.of(count, size, call.read(addr, count * size) if count else b"")
+        except MemoryFault:
+            pass
+    return UserRecords(count, size, lambda at, length: call.read(addr + at, length))
 
 
 def _finish_log(call: Call, log: VerifierLog) -> int:

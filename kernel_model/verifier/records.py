@@ -29,6 +29,11 @@ class UserRecords:
     rec_size: int
     read: Callable[[int, int], bytes]
 
+    @classmethod
+    def of(cls, count: int, rec_size: int, data: bytes) -> UserRecords:
+        """Records that were copied already."""
+        return cls(count, rec_size, lambda at, size: data[at : at + size])
+
     def __len__(self) -> int:
         return self.count
 
@@ -50,5 +55,4 @@ class UserRecords:
 
 def known(records: list[tuple[int, ...]], form: struct.Struct) -> UserRecords:
     """Records given as numbers."""
-    data = b"".join(form.pack(*record) for record in records)
-    return UserRecords(len(records), form.size, lambda at, size: data[at : at + size])
+    return UserRecords.of(len(records), form.size, b"".join(form.pack(*record) for record in records))
