@@ -217,7 +217,7 @@ def _by_width(texts: dict[int, tuple[str, ...]], insn: Insn) -> tuple[str, ...]:
 
 
 def _ld_imm64(ctx: Context, insn: Insn, index: int) -> Code:
-    if insn.src == BPF_PSEUDO_FUNC:
+    if insn.src == BPF_PSEUDO_FUNC and not ctx.unlinked:
         return Code((FuncAddress(R64[insn.dst], ctx.function(index + 1 + insn.imm)),))
     return Code((mov_imm64(insn.dst, imm64(ctx.request.insns, index)),))
 

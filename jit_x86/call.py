@@ -28,9 +28,9 @@ def _load_counter(ctx: Context) -> Item:
 
 
 def _target(ctx: Context, insn: Insn, index: int) -> Item:
-    if insn.src == BPF_PSEUDO_CALL:
+    if insn.src == BPF_PSEUDO_CALL and not ctx.unlinked:
         return CallSubprog(ctx.function(index + 1 + insn.imm))
-    if insn.src not in (0, BPF_PSEUDO_KFUNC_CALL):
+    if insn.src not in (0, BPF_PSEUDO_CALL, BPF_PSEUDO_KFUNC_CALL):
         raise NotModelled(f"JIT of a call with src_reg {insn.src}")
     if insn.imm == 0:
         raise KernelError(errno.EINVAL, f"the call at slot {index} has no target")

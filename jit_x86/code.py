@@ -100,6 +100,12 @@ class Context:
         return number
 
     @property
+    def unlinked(self) -> bool:
+        """A program of one function: no address of a function was ever put in, and what refers to one (a
+        callback that is never called, and gone) is compiled as it stands."""
+        return len(self.request.subprogs) == 1
+
+    @property
     def private_stack(self) -> bool:
         return self.subprog.private_stack is not None
 

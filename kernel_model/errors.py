@@ -19,13 +19,15 @@ class KernelError(Exception):
     """An operation that Linux answers with ``-errno``.
 
     ``errno`` is the positive number; ``reason`` says in one line why, for people (Linux itself gives
-    only the number).
+    only the number). ``not_modelled`` names the feature when it is only the simulator that refuses, and is
+    "" for what Linux refuses, too.
     """
 
     def __init__(self, errno: int, reason: str = "") -> None:
         super().__init__(errno, reason)
         self.errno = errno
         self.reason = reason
+        self.not_modelled = ""
 
     @property
     def name(self) -> str:
@@ -44,7 +46,7 @@ class NotModelled(KernelError):
 
     def __init__(self, feature: str, errno: int = _errno.EOPNOTSUPP) -> None:
         super().__init__(errno, f"not modelled: {feature}")
-        self.feature = feature
+        self.feature = self.not_modelled = feature
 
     def __reduce__(self) -> tuple[type[NotModelled], tuple[str, int]]:
         return (NotModelled, (self.feature, self.errno))

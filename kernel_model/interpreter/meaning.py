@@ -165,7 +165,7 @@ def _atomic(row: InsnRow, insn: Insn) -> list[str]:
 
 def _const(program: Program, row: InsnRow, index: int) -> list[str]:
     insn = program.insns[index]
-    if insn.src != op.BPF_PSEUDO_FUNC:
+    if insn.src != op.BPF_PSEUDO_FUNC or len(program.subprogs) == 1:
         return [f"r{insn.dst} = {imm64(program.insns, index):#x}"]
     callee = subprog_starting_at(program, index + 1 + insn.imm)
     if callee >= len(program.func_addrs):
@@ -175,7 +175,8 @@ def _const(program: Program, row: InsnRow, index: int) -> list[str]:
 
 def _call(program: Program, row: InsnRow, index: int) -> list[str]:
     insn = program.insns[index]
-    if row.name == "JMP_CALL_PSEUDO":
+    # In a program of one function what calls another one is never reached: that one is gone, see jit_x86.
+    if row.name == "JMP_CALL_PSEUDO" and len(program.subprogs) > 1:
         caller = program.subprog_at(index)
         callee = subprog_starting_at(program, index + 1 + insn.imm)
         if program.subprogs[callee].private_stack is not None:

@@ -262,16 +262,20 @@ class VerifiedProgram:
 class VerifierError(KernelError):
     """The program is refused with ``errno``; ``reason`` is the decisive line, ``insn`` its slot.
 
-    ``log`` is the whole log text at the level that was asked for (without the buffer's limit).
+    ``log`` is the whole log text at the level that was asked for (without the buffer's limit),
+    ``not_modelled`` as in KernelError.
     """
 
-    def __init__(self, errno: int, reason: str, log: str = "", insn: int = -1) -> None:
+    def __init__(
+        self, errno: int, reason: str, log: str = "", insn: int = -1, not_modelled: str = ""
+    ) -> None:
         super().__init__(errno, reason)
         self.log = log
         self.insn = insn
+        self.not_modelled = not_modelled
 
-    def __reduce__(self) -> tuple[type[VerifierError], tuple[int, str, str, int]]:
-        return (VerifierError, (self.errno, self.reason, self.log, self.insn))
+    def __reduce__(self) -> tuple[type[VerifierError], tuple[int, str, str, int, str]]:
+        return (VerifierError, (self.errno, self.reason, self.log, self.insn, self.not_modelled))
 
 
 def verify(spec: ProgramSpec, env: Environment, log: VerifierLog) -> VerifiedProgram:

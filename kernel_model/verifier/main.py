@@ -14,7 +14,7 @@ from kernel_model.isa.native import Subprog
 
 from . import btfinfo, cfg, pseudo
 from .api import Environment, FuncInfo, Privileges, ProgramSpec, VerifiedProgram, VerifierError
-from .cfg import is_pseudo_func
+from .cfg import is_pseudo_call, is_pseudo_func
 from .check import check_program, check_sleepable
 from .env import Env, Reject
 from .fixups.bpf_loop import optimize_bpf_loop
@@ -56,7 +56,8 @@ def _prog_type(spec: ProgramSpec, log: VerifierLog) -> ProgType:
     if row is None or not row.modelled:
         reason = f"program type {row.name if row else spec.prog_type} is not modelled"
         log.write(reason + "\n")
-        raise VerifierError(errno.EINVAL, reason, log.text())
+        feature = f"program type {row.name}" if row is not None else ""
+        raise VerifierError(errno.EINVAL, reason, log.text(), not_modelled=feature)
     allowed = _open_groups(spec.privileges)
     groups = tuple(
         group for group in row.helper_groups if group not in (BASE_BPF, BASE_PERFMON) or group in allowed
@@ -90,8 +91,14 @@ def _rewrite(env: Env) -> None:
 
 
 def _check_engine(env: Env) -> None:
-    """What only compiled programs may do (fixup_call_args)."""
+    """The functions must be there for the engine that will run them (fixup_call_args, jit_subprogs).
+
+    A callback that is never called is taken out as dead code, while its address is still taken. That goes
+    unnoticed as long as nothing else is left to be linked.
+    """
     if env.kernel.jit:
+        if env.subprog_cnt > 1:
+            _link(env)
         return
     if env.subprog_cnt > 1 and env.prog_flags.get("tail_call_reachable"):
         raise env.reject(
@@ -99,6 +106,16 @@ def _check_engine(env: Env) -> None:
         )
     if any(is_pseudo_func(insn) for insn in env.insns):
         raise env.reject(errno.EINVAL, "callbacks are not allowed in non-JITed programs\n")
+
+
+def _link(env: Env) -> None:
+    for at, insn in enumerate(env.insns):
+        if not (is_pseudo_call(insn) or is_pseudo_func(insn)):
+            continue
+        target = at + insn.imm + 1
+        if env.find_subprog(target) < 0:
+            env.bug(f"No program to jit at insn {target} (subprog < 0)")
+            raise Reject(errno.EFAULT)
 
 
 def _print_stats(env: Env) -> None:
@@ -173,6 +190,6 @@ def bpf_check(spec: ProgramSpec, kernel: Environment, log: VerifierLog) -> Verif
     except Reject as error:
         reason = env.last_message.strip()
         _finish(env, error.errno)
-        raise VerifierError(error.errno, reason, log.text(), env.insn_idx) from None
+        raise VerifierError(error.errno, reason, log.text(), env.insn_idx, error.not_modelled) from None
     _finish(env, 0)
     return _result(env)

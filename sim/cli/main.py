@@ -85,6 +85,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         return int(result) if isinstance(result, int) else Status.OK
     except click.UsageError as error:
         context = f"{error.ctx.command_path}: " if error.ctx is not None else "bpfsim: "
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # Since click 8.2: the message is the whole help.
+            context = ""
         print(f"{context}{error.format_message()}", file=sys.stderr)
         return Status.BAD_INPUT
     except (click.Abort, KeyboardInterrupt):

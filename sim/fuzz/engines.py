@@ -267,7 +267,7 @@ class Engines:
             )
         except VerifierError as error:
             reason = self._process.last_error
-            return Refused(f"{error.name}: {reason}", not isinstance(reason, NotModelled))
+            return Refused(f"{error.name}: {reason}", reason is None or not reason.not_modelled)
         except (ValueError, struct.error) as error:
             return Refused(str(error))
         prog = self._process.task.files.find(self.fd).obj

@@ -10,14 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kernel_model.errors import KernelError, NotModelled
-from kernel_model.verifier.api import VerifierError
 
 from ..process import Process
 from ..userspace.bpf import SyscallError
 from ..userspace.loader import LoadError
-
-_VERIFIER_WORDS = "not modelled by this simulator: "
-"""How the verifier's log names a feature that only the simulator lacks."""
 
 
 class Witness:
@@ -39,11 +35,10 @@ class Witness:
 
     def not_modelled(self) -> NotModelled | None:
         """The last refusal as NotModelled, when that is what it was."""
-        if isinstance(self.refusal, NotModelled):
-            return self.refusal
-        if isinstance(self.refusal, VerifierError) and self.refusal.reason.startswith(_VERIFIER_WORDS):
-            return NotModelled(self.refusal.reason.removeprefix(_VERIFIER_WORDS), self.refusal.errno)
-        return None
+        refusal = self.refusal
+        if refusal is None or not refusal.not_modelled:
+            return None
+        return NotModelled(refusal.not_modelled, refusal.errno)
 
 
 @contextmanager

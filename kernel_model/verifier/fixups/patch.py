@@ -57,7 +57,9 @@ class _Rebuild:
         self.starts.append(at)
 
     def _moved(self, insn: Insn, old_target: int, at: int, where: str) -> Insn:
-        goal = self.starts[old_target]
+        end = len(self.starts) - 1
+        # Behind the end lies what a callback that was taken out is said to be.
+        goal = self.starts[min(old_target, end)] + max(old_target - end, 0)
         if is_jump(insn.code):
             goal += self.entries.get(old_target, 0)
         value = goal - at - 1
@@ -155,8 +157,25 @@ def _keep_lines(env: Env, dead: bytearray, new_index: list[int]) -> None:
     env.line_info = kept
 
 
+def _stays(dead: bytearray, target: int) -> int:
+    """Where a target that is removed points afterwards, as a slot of the old program.
+
+    bpf_adj_branches() leaves the distance alone: the target keeps its number while a row of dead slots goes,
+    so it is as many slots behind the row as it was behind the row's begin. Only callbacks that are never
+    called have such a target.
+    """
+    while target < len(dead) and dead[target]:
+        first = last = target
+        while first and dead[first - 1]:
+            first -= 1
+        while last < len(dead) and dead[last]:
+            last += 1
+        target += last - first
+    return target
+
+
 def remove(env: Env, dead: bytearray) -> None:
-    """Take out the slots whose byte is set; jumps to them go to what follows, empty functions vanish."""
+    """Take out the slots whose byte is set; empty functions vanish."""
     count = len(env.insns)
     new_index = []
     alive = 0
@@ -170,7 +189,9 @@ def remove(env: Env, dead: bytearray) -> None:
             continue
         found = distance(insn)
         if found is not None:
-            insn = set_distance(insn, found[1], new_index[i + 1 + found[0]] - new_index[i] - 1)
+            target = _stays(dead, i + 1 + found[0])
+            value = new_index[min(target, count)] + max(target - count, 0) - new_index[i] - 1
+            insn = set_distance(insn, found[1], value)
         insns.append(insn)
         auxes.append(env.aux[i])
     _keep_lines(env, dead, new_index)

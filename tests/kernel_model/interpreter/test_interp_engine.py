@@ -120,7 +120,9 @@ def test_function_address_without_addresses_is_not_modelled() -> None:
     with pytest.raises(NotModelled, match="callback"):
         run(functions("r1 = func f\nexit\nf: exit", 3))
     with pytest.raises(ValueError, match="no function"):
-        run(Program.of(program(BPF_LD_FUNC(1, 0), BPF_RETURN(0)), SYMBOLS))
+        run(functions("r1 = func pc+1\ncall f\nexit\nf: r0 = 0\nexit", 4))
+    # A program of one function has nothing that an address could be put in for.
+    assert run(Program.of(program(BPF_LD_FUNC(0, 7), BPF_RETURN(0)[1:]), SYMBOLS)) == 7
 
 
 def test_per_cpu_address() -> None:
@@ -382,7 +384,7 @@ def test_flow_errors() -> None:
         with pytest.raises(ValueError, match=r"jump|end"):
             run(functions(text))
     with pytest.raises(ValueError, match="no function"):
-        run(functions("call pc+5\nexit"))
+        run(functions("call pc+5\nexit\nr0 = 0\nexit", 2))
 
 
 def test_program_pickles_and_code_does_not_keep_it_alive() -> None:

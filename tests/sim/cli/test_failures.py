@@ -243,3 +243,10 @@ def test_messages_are_one_printable_line() -> None:
     assert message(error) == "two lines \\x1b[31m"
     assert status_of(error) == Status.BAD_INPUT
     assert status_of(LookupError()) == Status.INTERNAL
+
+
+def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Usage: bpfsim ")
+    assert "Commands:" in shown
