@@ -64,7 +64,11 @@ def test_calls_that_cannot_be_made() -> None:
     with pytest.raises(KernelError, match="no target"):
         compiled(request_for([Insn(op.CALL), EXIT]))
     with pytest.raises(KernelError, match="no function starts at slot 7"):
-        compiled(request_for([Insn(op.CALL, src=op.BPF_PSEUDO_CALL, imm=6), EXIT]))
+        compiled(
+            request_for(
+                [Insn(op.CALL, src=op.BPF_PSEUDO_CALL, imm=6), EXIT, EXIT], [Subprog(0, 2), Subprog(2, 3)]
+            )
+        )
     request = request_for([Insn(op.CALL, imm=64), EXIT])
     with pytest.raises(KernelError, match="out of range"):
         compiled(replace(request, symbols={**SYMBOLS, "__bpf_call_base": 0x1000}))
