@@ -368,6 +368,19 @@ def _bits_from_ranges(b: Bounds) -> None:
     b.value, b.mask = tnum.or_((whole[0] & _HIGH32, whole[1] & _HIGH32), low)
 
 
+def _unbounded(b: Bounds) -> bool:
+    return (
+        b.umax == U64
+        and b.smax == S64_MAX
+        and b.umin == 0
+        and b.smin == S64_MIN
+        and b.u32_max == U32
+        and b.s32_max == S32_MAX
+        and b.u32_min == 0
+        and b.s32_min == S32_MIN
+    )
+
+
 def sync(b: Bounds) -> None:
     """Let known bits and ranges sharpen each other (kernel: reg_bounds_sync)."""
     if b.mask == 0:
@@ -383,6 +396,8 @@ def sync(b: Bounds) -> None:
             b.s32_min = b.s32_max = exact.s32_min
             b.u32_min = b.u32_max = exact.u32_min
             return
+    elif b.mask == U64 and _unbounded(b):
+        return
     update_from_bits(b)
     # Linux deduces three times; a round that finds nothing ends it, since the next would not either.
     before = b.key()

@@ -61,6 +61,8 @@ RANGE_WITHIN: Final = 2
 
 _MAX_BACKEDGE_ITERS: Final = 64
 _INVALID8: Final = bytes(8)
+_MISC: Final = bytes((STACK_MISC,))
+_INVALID_OR_MISC: Final = bytes((STACK_INVALID, STACK_MISC))
 _ALL_REGS: Final = 0x7FF
 _R0_TO_R9: Final = 0x3FF
 _MEMORY: Final = frozenset((PTR_TO_MAP_KEY, PTR_TO_MAP_VALUE, PTR_TO_MEM, PTR_TO_BUF, PTR_TO_TP_BUFFER))
@@ -162,10 +164,8 @@ def _scalar_for_slot(env: Env, slot: Slot) -> Reg | None:
     types = slot.types
     if types[0] == STACK_SPILL:
         return slot.reg if slot.reg.type == SCALAR_VALUE else None
-    for kind in types:
-        if kind != STACK_MISC and not (kind == STACK_INVALID and env.allow_uninit_stack):
-            return None
-    return UNKNOWN_REG
+    unknown = _INVALID_OR_MISC if env.allow_uninit_stack else _MISC
+    return None if types.strip(unknown) else UNKNOWN_REG
 
 
 def _slot_safe(env: Env, old: Slot, cur: Slot | None, ids: _IdMap, exact: int, precise: bool) -> bool:
@@ -175,8 +175,12 @@ def _slot_safe(env: Env, old: Slot, cur: Slot | None, ids: _IdMap, exact: int, p
             return True
     elif cur is None or old_types != cur.types:
         return False
-    if old_types == SPILLED_ALL and cur is not None and cur.types == SPILLED_ALL:
-        return _reg_safe(env, old.reg, cur.reg, ids, exact, precise)
+    if env.allow_uninit_stack and not old_types.strip(_INVALID_OR_MISC):
+        return True
+    plain = old_types == SPILLED_ALL or (old_types[0] != STACK_SPILL and old_types[7] <= STACK_ZERO)
+    if plain and cur is not None and old_types == cur.types:
+        # Only what is spilled there can differ.
+        return old_types[7] != STACK_SPILL or _reg_safe(env, old.reg, cur.reg, ids, exact, precise)
     whole = False
     for i in range(8):
         kind = old_types[i]
@@ -230,8 +234,6 @@ def _frames_safe(env: Env, old: FuncState, cur: FuncState, insn_idx: int, ids: _
 
 
 def _refs_safe(old: VerifierState, cur: VerifierState, ids: _IdMap) -> bool:
-    if not old.refs and not cur.refs:
-        return True
     if len(old.refs) != len(cur.refs):
         return False
     return all(ids.same(a.id, b.id) for a, b in zip(old.refs, cur.refs, strict=True))
@@ -242,9 +244,10 @@ def states_equal(env: Env, old: VerifierState, cur: VerifierState, exact: int) -
     if len(old.frames) != len(cur.frames) or (old.speculative and not cur.speculative):
         return False
     ids = _IdMap(env.id_gen)
-    if not _refs_safe(old, cur, ids):
+    if (old.refs or cur.refs) and not _refs_safe(old, cur, ids):
         return False
-    for i, (a, b) in enumerate(zip(old.frames, cur.frames, strict=True)):
+    for i in range(len(old.frames)):
+        a, b = old.frames[i], cur.frames[i]
         if a.callsite != b.callsite:
             return False
         if not _frames_safe(env, a, b, old.frame_insn_idx(i), ids, exact):
@@ -548,7 +551,7 @@ def is_state_visited(env: Env, insn_idx: int) -> bool:
                 ):
                     add = False
             else:
-                loop = _incomplete(env, state)
+                loop = state.loop is not None and _incomplete(env, state)
                 if states_equal(env, state, cur, RANGE_WITHIN if loop else NOT_EXACT):
                     _hit(env, state, cur, insn_idx, loop)
                     return True
