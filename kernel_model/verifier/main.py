@@ -179,7 +179,7 @@ def _result(env: Env) -> VerifiedProgram:
 
 def bpf_check(spec: ProgramSpec, kernel: Environment, log: VerifierLog) -> VerifiedProgram:
     """See api.verify."""
-    # States hardly ever form cycles, and looking for some among hundreds of thousands takes a fifth of the time.
+    # States hardly ever form cycles; looking for some among so many objects takes a fifth of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
