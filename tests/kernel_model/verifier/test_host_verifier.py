@@ -11,6 +11,7 @@ import re
 import host_bpf
 import pytest
 from accept_reject import CASES, Case
+from host_process import host_cpus
 from host_bpf import BPF_LOG_STATS, host_kernel
 from rewrites import REWRITES
 from verifier_programs import random_program
@@ -101,7 +102,7 @@ def host():  # type: ignore[no-untyped-def]
 
 def assert_equal(host: Host, insns: list[Insn], prog_type: int, level: int = 2, flags: int = 0) -> None:
     number, log, final = host.load(insns, prog_type, level, flags)
-    found = check(insns, prog_type, level=level, flags=flags)
+    found = check(insns, prog_type, level=level, flags=flags, nr_cpus=host_cpus())
     if number == errno.ENOSPC:
         # Too long a log to compare: the counts at its end will do.
         assert level != BPF_LOG_STATS

@@ -144,6 +144,7 @@ def check(
     jit: bool = True,
     privileges: Privileges = Privileges(),  # noqa: B008
     observer: VerifierObserver | None = None,
+    nr_cpus: int = 1,
     **rest: object,
 ) -> Outcome:
     """Verify a program given as text or instructions."""
@@ -159,7 +160,8 @@ def check(
     symbols = Symbols()
     log = VerifierLog(level)
     try:
-        program = verify(spec, Environment(kernel_layout(), symbols, jit=jit, observer=observer), log)
+        kernel = Environment(kernel_layout(), symbols, jit=jit, nr_cpus=nr_cpus, observer=observer)
+        program = verify(spec, kernel, log)
     except VerifierError as error:
         return Outcome(error.errno, log.text(), error.reason, None, symbols)
     return Outcome(0, log.text(), "", program, symbols)
