@@ -58,6 +58,9 @@ def disasm(
     if row is None:
         bug = _BUG.get(op.bpf_class(insn.code))
         return bug.format(code=insn.code) if bug else _CLASS_NAMES[op.bpf_class(insn.code)]
+    if insn.code == op.BPF_JMP | op.BPF_JCOND and insn.src != op.BPF_MAY_GOTO:
+        # The kernel has no word for this comparison.
+        return render("if r{dst} (null) {ximm} goto {to}", insns, index)
     return render(row.text, insns, index, names, allow_ptr_leaks=allow_ptr_leaks)
 
 

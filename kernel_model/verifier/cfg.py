@@ -16,6 +16,7 @@ from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_func_id
 
+from .bounds import s32
 from .env import BPF_MAX_SUBPROGS, ENOTSUPP, Env, Reject, SubprogInfo
 from .printing import print_line
 
@@ -161,7 +162,7 @@ def check_subprogs(env: Env) -> None:
         if code & 7 in (op.BPF_JMP, op.BPF_JMP32) and code & 0xF0 not in (op.BPF_EXIT, op.BPF_CALL):
             target = i + jump_offset(insn) + 1
             if not sub.start <= target < end:
-                raise env.reject(errno.EINVAL, f"jump out of range from insn {i} to {target}\n")
+                raise env.reject(errno.EINVAL, f"jump out of range from insn {i} to {s32(target)}\n")
         if i == end - 1:
             if code not in (op.EXIT, op.BPF_JMP32 | op.BPF_JA, op.BPF_JMP | op.BPF_JA):
                 raise env.reject(errno.EINVAL, "last insn is not an exit or jmp\n")

@@ -190,6 +190,9 @@ def _write_data(
     frame.stack[spi] = Slot(bytes(types), NOT_INIT_REG)
 
 
+_UNSPILLED: Final = bytes(STACK_MISC if kind == STACK_SPILL else kind for kind in range(256))
+
+
 def _write_var(
     env: Env, frame: FuncState, ptr_regno: int, off: int, size: int, value_regno: int, insn_idx: int
 ) -> None:
@@ -227,7 +230,8 @@ def _write_var(
                 errno.EINVAL,
                 f"uninit stack in range of var-offset write prohibited for !root; insn {insn_idx}, off: {i}",
             )
-        types = bytearray(slot.types)
+        # Nothing of a spilled register is left (6.18's stable updates); unwritten bytes stay so.
+        types = bytearray(slot.types.translate(_UNSPILLED))
         types[top % 8] = new
         frame.stack[spi] = Slot(bytes(types), NOT_INIT_REG)
     if zero_used:

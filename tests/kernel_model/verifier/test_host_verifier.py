@@ -7,20 +7,25 @@ import errno
 import os
 import random
 import re
+from collections import Counter
 
 import host_bpf
 import pytest
 from accept_reject import CASES, Case
-from host_process import host_cpus
 from host_bpf import BPF_LOG_STATS, host_kernel
+from host_process import host_cpus
 from rewrites import REWRITES
 from verifier_programs import random_program
 from verifier_world import MAPS, SCHED_CLS, XDP, check, code
+from wild_programs import wild_program
 
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn, decode, encode
 
 _ADDRESS = re.compile(r"0xffff[0-9a-f]{12}\b")
+_NUMBER = re.compile(r"-?(0x)?[0-9a-f]*\d[0-9a-f]*")
+_LONG = 3000
+"""Lines of a log; longer ones take seconds to write."""
 _DIRECT = re.compile(r"(map_ptr|map_value)\(.*?(?=ks=)")
 
 
@@ -142,3 +147,59 @@ def test_many_random_programs(host: Host, seed: int) -> None:
     rng = random.Random(1000 + seed)
     for _ in range(300):
         assert_equal(host, random_program(rng), rng.choice((XDP, SCHED_CLS)), 2, rng.choice((0, 8)))
+
+
+def _reads_device(insns: list[Insn]) -> bool:
+    """XDP programs that read ingress_ifindex: its place in struct net_device is the build's own."""
+    return any(insn.code & 7 == op.BPF_LDX and 12 <= insn.off < 16 for insn in insns)
+
+
+def _wild(host: Host, seed: str, count: int) -> Counter[str]:
+    """Counts of programs, verdicts and differences; messages are keys with their numbers taken out."""
+    out: Counter[str] = Counter()
+    for number in range(count):
+        rng = random.Random(f"{seed} {number}")
+        prog_type, insns = wild_program(rng)
+        flags = rng.choice((0, 0, 8))
+        err, log, final = host.load(insns, prog_type, 2, flags)
+        rows = normal_log(log)
+        if err == errno.ENOSPC or len(rows) > _LONG:
+            out["too long a log"] += 1
+            continue
+        found = check(insns, prog_type, level=2, flags=flags, nr_cpus=host_cpus())
+        out["programs"] += 1
+        out["instructions"] += len(insns)
+        out["rejected" if err else "accepted"] += 1
+        if err:
+            out["message: " + _NUMBER.sub("N", rows[-2] if len(rows) > 1 else "")] += 1
+        if "not modelled" in found.log:
+            out["not modelled"] += 1
+            continue
+        same = found.errno == err and normal_log(found.log) == rows
+        if same and found.program is not None and not _reads_device(insns):
+            same = normal_code(list(found.program.insns), False) == normal_code(final, True)
+        if not same:
+            out[f"different: {number}"] += 1
+            out["false accept"] += bool(err) and not found.errno
+    return out
+
+
+@host_kernel
+def test_wild_programs(host: Host) -> None:
+    out = _wild(host, "sample", 100)
+    assert not [key for key in out if key.startswith("different")]
+    assert out["accepted"] >= 0.25 * out["programs"]
+
+
+@host_kernel
+@pytest.mark.campaign
+def test_many_wild_programs(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    out = _wild(host, "campaign", 4000)
+    messages = [key for key in out if key.startswith("message")]
+    with capsys.disabled():
+        print("\n", {key: count for key, count in out.items() if key not in messages}, len(messages))
+    assert out["accepted"] >= 0.3 * out["programs"]
+    assert len(messages) >= 40
+    assert out["instructions"] >= 30 * out["programs"]
+    assert not out["false accept"]
+    assert sum(key.startswith("different") for key in out) <= 0.01 * out["programs"]

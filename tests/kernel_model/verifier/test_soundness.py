@@ -15,7 +15,7 @@ import pytest
 from bounded_memory import CTX, FP, World
 from load_requests import mutate_insn
 from test_bounds_sound import contains
-from verifier_programs import _alu, _atomic, _fresh, _jump, _lookup, _stack
+from verifier_programs import _alu, _atomic, _jump, _lookup, _stack
 from verifier_world import XDP, Outcome, check
 from wild_programs import _context, _packet, _pointer, _whole
 

@@ -187,9 +187,7 @@ def wild_program(rng: random.Random) -> tuple[int, list[Insn]]:
                     for at, insn in enumerate(flat)
                 ]
             )
-    program = tuple(
-        _whole(rng, [insn for part in parts for insn in part], rng.choice((0, 0, 0, 1, 2)))
-    )
+    program = tuple(_whole(rng, [insn for part in parts for insn in part], rng.choice((0, 0, 0, 1, 2))))
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         program = mutate_insn(program, rng)
     return prog_type, list(program)
