@@ -20,6 +20,7 @@ from kernel_model.verifier.api import VerifiedProgram
 FP = 0xFFFFC90000010000
 CTX = 0xFFFF888010000000
 RXQ = CTX + 0x1000
+DEVICE = CTX + 0x10000
 PACKET = CTX + 0x100000
 HASH_ELEMENT = CTX + 0x200000
 STEPS = 200_000
@@ -107,6 +108,8 @@ def _xdp(objects: Objects, packet: bytes) -> None:
     layout = kernel_layout()
     objects.add(CTX, bytes(layout["xdp_buff"].size))
     objects.add(RXQ, bytes(layout["xdp_rxq_info"].size))
+    objects.add(DEVICE, bytes(layout["net_device"].size))
+    objects.put_u64(RXQ + layout.offset("xdp_rxq_info.dev"), DEVICE)
     objects.add(PACKET, packet)
     places = {"data": PACKET, "data_end": PACKET + len(packet), "data_meta": PACKET, "rxq": RXQ}
     for name, value in places.items():

@@ -9,10 +9,11 @@ state of its own).
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from bounded_memory import CTX, FP, World
+from bounded_memory import CTX, FP, OutOfBounds, World
 from load_requests import mutate_insn
 from test_bounds_sound import contains
 from verifier_programs import _alu, _atomic, _jump, _lookup, _stack
@@ -22,7 +23,7 @@ from wild_programs import _context, _packet, _pointer, _whole
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.verifier import check as simulation
-from kernel_model.verifier.regs import PTR_TO_CTX, PTR_TO_STACK, SCALAR_VALUE, Reg
+from kernel_model.verifier.regs import PTR_TO_CTX, PTR_TO_STACK, SCALAR_VALUE, Reg, const_reg
 
 _SUPPORTED_MAPS = (10, 12, 19)
 _HELPERS = (1, 7)
@@ -110,6 +111,15 @@ def test_many_accepted_programs_stay_in_their_objects(capsys: pytest.CaptureFixt
     assert ran > 30_000
 
 
+def test_a_program_that_leaves_its_objects_is_found() -> None:
+    found = check("*(u64 *)(r10 - 8) = 1\nr0 = *(u64 *)(r10 - 8)\nexit")
+    assert found.program is not None
+    _run(found, random.Random(1))
+    wrong = tuple(insn._replace(off=-16) if insn.src == 10 else insn for insn in found.program.insns)
+    with pytest.raises(OutOfBounds):
+        _run(replace(found, program=replace(found.program, insns=wrong)), random.Random(1))
+
+
 # ---- claims about registers -----------------------------------------------------------------
 
 
@@ -169,6 +179,16 @@ def _check_claims(found: Outcome, recorder: _Recorder, rng: random.Random) -> in
 
     _run(found, rng, observe)
     return checked
+
+
+def test_a_wrong_claim_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = _Recorder()
+    found = check("r1 = 5\nr2 = 6\nr0 = 0\nexit", observer=recorder)
+    rng = random.Random(1)
+    assert _check_claims(found, recorder, rng) == 3
+    recorder.states[2] = [[const_reg(7)] * 10]
+    with pytest.raises(AssertionError):
+        _check_claims(found, recorder, rng)
 
 
 def _claims(seed: str, count: int, monkeypatch: pytest.MonkeyPatch) -> int:
