@@ -108,7 +108,7 @@ def _fdinfo(kernel: Kernel, file: File) -> bytes:
 
     There are no mount and inode numbers here: both lines are left out.
     """
-    lines = [f"pos:\t{file.pos}", f"flags:\t{O_CLOEXEC | O_RDWR:02o}"]
+    lines = [f"pos:\t{file.pos}", f"flags:\t0{O_CLOEXEC | O_RDWR:o}"]
     if isinstance(file.obj, MapObject):
         held = file.obj.impl
         lines += [
@@ -123,7 +123,7 @@ def _fdinfo(kernel: Kernel, file: File) -> bytes:
             f"frozen:\t{int(held.frozen)}",
         ]
     else:
-        lines[1] = f"flags:\t{file.flags:02o}"
+        lines[1] = f"flags:\t0{file.flags:o}"
     return "".join(f"{line}\n" for line in lines).encode()
 
 

@@ -261,6 +261,67 @@ class Bpf:
             yield key
             key = self.map_get_next_key(fd, key, key_size)
 
+    def map_lookup_batch(
+        self, fd: int, key_size: int, value_size: int, count: int, start: bytes | None = None
+    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """Up to ``count`` elements, from the first one on or from where ``start`` says.
+
+        Gives the elements and the ``start`` of the next call, None after the last one. SyscallError(ENOSPC)
+        when ``count`` is less than what one bucket of a hash map holds.
+        """
+        self._arena.reset()
+        keys, values = self._arena.take(count * key_size), self._arena.take(count * value_size)
+        out = self._arena.take(max(key_size, 4))
+        row = command("MAP_LOOKUP_BATCH")
+        data = pack(
+            row.name, map_fd=fd, count=count, keys=keys, values=values, out_batch=out,
+            in_batch=self._arena.put(start) if start is not None else 0,
+        )  # fmt: skip
+        attr = self._arena.put(data)
+        result = self.process.syscall(NR_BPF, row.number, attr, len(data))
+        if result < 0 and result != -_errno.ENOENT:
+            raise SyscallError(-result, f"bpf(BPF_{row.name})")
+        found = row.record.unpack(self.process.read(attr, len(data)))["count"]
+        raw_keys = self.process.read(keys, found * key_size)
+        raw_values = self.process.read(values, found * value_size)
+        elements = [
+            (raw_keys[n * key_size : (n + 1) * key_size], raw_values[n * value_size : (n + 1) * value_size])
+            for n in range(found)
+        ]
+        following = self.process.read(out, max(key_size, 4)) if result >= 0 else None
+        return elements, following
+
+    def map_items(
+        self, fd: int, key_size: int, value_size: int, step: int = 4096
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """All elements, read ``step`` at a time, and more where a bucket is larger.
+
+        For map types that have BPF_MAP_LOOKUP_BATCH. An element that comes or goes meanwhile may be missed.
+        """
+        start: bytes | None = None
+        while True:
+            try:
+                elements, start = self.map_lookup_batch(fd, key_size, value_size, step, start)
+            except SyscallError as error:
+                if error.errno != _errno.ENOSPC:
+                    raise
+                step *= 2
+                continue
+            yield from elements
+            if start is None:
+                return
+
+    def map_update_batch(self, fd: int, elements: Iterable[tuple[bytes, bytes]], flags: int = BPF_ANY) -> int:
+        """Set many elements; how many that were. SyscallError when one is refused (those before it stay)."""
+        self._arena.reset()
+        pairs = list(elements)
+        if not pairs:
+            return 0
+        keys = self._arena.put(b"".join(key for key, _ in pairs))
+        values = self._arena.put(b"".join(value for _, value in pairs))
+        fields = {"keys": keys, "values": values, "elem_flags": flags}
+        return self.call("MAP_UPDATE_BATCH", map_fd=fd, count=len(pairs), **fields)[1]["count"]
+
     def map_freeze(self, fd: int) -> None:
         """No more writes from user space."""
         self._arena.reset()

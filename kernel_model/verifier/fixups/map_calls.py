@@ -147,12 +147,37 @@ def _lru(env: Env, the_map: MapView) -> list[Insn]:
     ]
 
 
+def _array_of_maps(env: Env, the_map: MapView) -> list[Insn]:
+    """Elements are pointers to maps; an empty slot is no map."""
+    return [
+        BPF_ALU64_IMM(op.BPF_ADD, 1, env.kernel.layout.offset("bpf_array.value")),
+        *_index(the_map, 5),
+        BPF_ALU64_IMM(op.BPF_LSH, 0, 3),
+        BPF_ALU64_REG(op.BPF_ADD, 0, 1),
+        BPF_LDX_MEM(op.BPF_DW, 0, 0, 0),
+        BPF_JMP_IMM(op.BPF_JEQ, 0, 0, 1),
+        BPF_JMP_A(1),
+        BPF_MOV64_IMM(0, 0),
+    ]
+
+
+def _htab_of_maps(env: Env, the_map: MapView) -> list[Insn]:
+    return [
+        call(env, "__htab_map_lookup_elem"),
+        BPF_JMP_IMM(op.BPF_JEQ, 0, 0, 2),
+        _htab_value(env, the_map),
+        BPF_LDX_MEM(op.BPF_DW, 0, 0, 0),
+    ]
+
+
 _LOOKUPS: Final[dict[int, Callable[[Env, MapView], list[Insn]]]] = {
     m.BPF_MAP_TYPE_ARRAY: _array,
     m.BPF_MAP_TYPE_PERCPU_ARRAY: _percpu_array,
     m.BPF_MAP_TYPE_HASH: _htab,
     m.BPF_MAP_TYPE_PERCPU_HASH: _percpu_htab,
     m.BPF_MAP_TYPE_LRU_HASH: _lru,
+    m.BPF_MAP_TYPE_ARRAY_OF_MAPS: _array_of_maps,
+    m.BPF_MAP_TYPE_HASH_OF_MAPS: _htab_of_maps,
 }
 """Map types whose lookup is inlined (map_gen_lookup of struct bpf_map_ops)."""
 _NOT_AS_INNER: Final = (m.BPF_MAP_TYPE_ARRAY, m.BPF_MAP_TYPE_PERCPU_ARRAY)

@@ -182,7 +182,7 @@ def test_operations(attr: MapAttr) -> None:
         keys = [number.to_bytes(4, "little") for number in range(count)]
     for _ in range(400 + 4 * attr.max_entries):
         key, value = rng.choice(keys), rng.randbytes(SIZE)
-        flags = rng.choice([0, 0, 0, 0, 0, 1, 2, 3])
+        flags = rng.choice([0, 0, 0, 0, 0, 0, 1, 2, 3, rng.choice([4, 5, 6, 8, 1 << 32, 1 << 63])])
         action = rng.choice([_LOOKUP, _UPDATE, _UPDATE, _UPDATE, _DELETE])
         if rng.randrange(3):
             mine, theirs = (door.call(action, key, value, flags) for door in doors)

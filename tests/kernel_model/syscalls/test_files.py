@@ -267,3 +267,34 @@ def test_the_running_task_is_known_to_machine_code(machine: Machine) -> None:
 )
 def test_registers_as_ints(value: int, expected: int) -> None:
     assert as_int(value) == expected
+
+
+def test_fdinfo_of_a_map(machine: Machine) -> None:
+    """The lines of Linux's fdinfo, with its memory accounting."""
+    process = machine.process()
+    bpf = Bpf(process)
+    fd = bpf.map_create(1, 4, 8, 8, map_flags=1)
+    lines = contents(process, opened(process, f"/proc/self/fdinfo/{fd}")).decode().splitlines()
+    shown = dict(line.split(":\t") for line in lines)
+    assert shown == {
+        "pos": "0",
+        "flags": "02000002",
+        "map_type": "1",
+        "key_size": "4",
+        "value_size": "8",
+        "max_entries": "8",
+        "map_flags": "0x1",
+        "map_extra": "0x0",
+        "memlock": "992",
+        "map_id": str(bpf.obj_info(fd, "bpf_map_info")[0]["id"]),
+        "frozen": "0",
+    }
+    bpf.map_update(fd, bytes(4), bytes(8))
+    bpf.map_freeze(fd)
+    text = contents(process, opened(process, f"/proc/self/fdinfo/{fd}")).decode()
+    assert "memlock:\t1064\n" in text and text.endswith("frozen:\t1\n")
+
+
+@pytest.mark.parametrize("path", ["/proc/self/fdinfo/99", "/proc/self/fdinfo/", "/proc/self/fdinfo/x"])
+def test_fdinfo_of_nothing(machine: Machine, path: str) -> None:
+    assert opened(machine.process(), path) == -errno.ENOENT

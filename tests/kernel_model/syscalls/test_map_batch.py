@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Iterator
@@ -166,6 +167,33 @@ def test_a_dump_meets_every_element(machine: Machine) -> None:
             break
         start = answer.out[:4]
     assert found == expected
+
+
+@pytest.mark.parametrize(("map_type", "key_size"), [(HASH, 4), (ARRAY, 4), (LPM_TRIE, 8), (HASH, 2)])
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_all_items(machine: Machine, map_type: int, key_size: int, step: int) -> None:
+    """What was set by a batch comes back by batches, however small, also from buckets of several elements."""
+    bpf, entries = Bpf(machine.process()), 40
+    fd = bpf.map_create(map_type, key_size, 8, entries, map_flags=NO_PREALLOC * (map_type == LPM_TRIE))
+    if map_type == LPM_TRIE:
+        prefix = (32).to_bytes(4, "little")
+        keys = [prefix + number.to_bytes(4, "big") for number in range(entries)]
+    else:
+        keys = [number.to_bytes(key_size, "little") for number in range(entries)]
+    elements = {key: bytes([number]) * 8 for number, key in enumerate(keys)}
+    assert bpf.map_update_batch(fd, elements.items()) == entries
+    found = list(bpf.map_items(fd, key_size, 8, step))
+    assert len(found) == entries and dict(found) == elements
+
+
+def test_a_refused_element_ends_the_update(machine: Machine) -> None:
+    bpf = Bpf(machine.process())
+    fd = bpf.map_create(HASH, 4, 8, 2)
+    with pytest.raises(SyscallError) as refused:
+        bpf.map_update_batch(fd, [(bytes([number] * 4), bytes(8)) for number in range(5)])
+    assert refused.value.errno == errno.E2BIG
+    assert len(list(bpf.map_items(fd, 4, 8))) == 2
+    assert bpf.map_update_batch(fd, []) == 0
 
 
 def test_a_map_of_maps_lets_go_of_what_a_batch_deletes(machine: Machine) -> None:

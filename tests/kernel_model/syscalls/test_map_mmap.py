@@ -108,6 +108,32 @@ def test_maps_survive_a_snapshot(machine: Machine, process: Process) -> None:
     assert bpf.map_lookup(fd, (1).to_bytes(4, "little"), 8) == b"12345678"
 
 
+def test_a_ring_buffer_survives_a_snapshot(machine: Machine) -> None:
+    ring = Ring(machine)
+    ring.produce(b"earlier.")
+    saved = machine.snapshot()
+    ring.produce(b"later...")
+    assert ring.consume() == [b"earlier.", b"later..."]
+    machine.restore(saved)
+    ring.produce(b"instead.")
+    assert ring.consume() == [b"earlier.", b"instead."]
+
+
+def test_a_ring_buffer_gives_its_pages_back(machine: Machine, process: Process) -> None:
+    bpf = Bpf(process)
+    bpf.close(bpf.map_create(RINGBUF, 0, 0, 16 * PAGE))
+    used = machine._pages.used
+    fd = bpf.map_create(RINGBUF, 0, 0, 16 * PAGE)
+    at = mmap(process, fd, 33 * PAGE, READ)
+    process.read(at, 33 * PAGE)
+    bpf.close(fd)
+    assert machine._pages.used >= used + 19 * PAGE
+    process.syscall(MUNMAP, at, 33 * PAGE)
+    # Page tables of the mappings stay.
+    assert machine._pages.used <= used + 4 * PAGE
+    assert machine.kernel.vmaps.live == {}
+
+
 # (map type, key, value, entries, flags), then (size, rights, flags, offset).
 MAPPINGS = [
     ((ARRAY, 4, 8, 1000, MMAPABLE), (PAGE, READ | WRITE, SHARED, 0)),
