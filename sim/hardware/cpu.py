@@ -90,6 +90,8 @@ _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _BLOCKS_KEPT = 16
 _RDRAND_CODE = re.compile(rb"[\x66\xf2\xf3\x40-\x4f]*\x0f\xc7[\xf0-\xff]")
 _MAX_PREFIXES, _MAX_INSN = 12, 15
+_PATIENCE = 100
+"""How much longer than other runs a repetition may take, which is slow since every block is noted."""
 # Leaf -> register (as in the instruction's order eax, ebx, ecx, edx) and the bits that guests must not see.
 _HIDDEN_FEATURES = {1: (2, 1 << 30), 7: (1, 1 << 18)}  # RDRAND, RDSEED
 
@@ -480,9 +482,8 @@ class Cpu:
         _WORD.pack_into(self._view, self._mb_result + 8, 0)
         self._out_of_blocks = False
         self._blocks_left = self._budget
-        if not self._budget:
-            # A repetition is bounded by its budget alone, or the host's load would show in the report.
-            self._watchdog.arm()
+        # A repetition is bounded by its budget, so that nothing of the host shows in the report.
+        self._watchdog.arm(_PATIENCE if self._budget else 1)
         try:
             return self._noted(self._raw.start(rip))
         finally:

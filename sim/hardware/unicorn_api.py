@@ -266,6 +266,10 @@ class RawEngine:
         )
 
     def unhook(self, hook: int) -> None:
-        """Remove a hook; translations made with it stay until they are flushed."""
+        """Remove a hook, between runs; translations made with it stay until they are flushed."""
+        # unicorn looks up the code that was hooked. Where that is not mapped now, the lookup leaves a page
+        # fault in flight, with which the next exception of a guest would make a double fault.
+        context = self.save_context()
         _LIB.uc_hook_del(self.handle, hook)
+        self.restore_context(context)
         self._kept.pop(hook, None)

@@ -22,6 +22,7 @@ class Watchdog:
     def __init__(self, stop: Callable[[], object], seconds: float) -> None:
         self._stop = stop
         self._seconds = seconds
+        self._allowed = seconds
         self._run = 0
         self._runner = 0
         self._armed = False
@@ -30,9 +31,10 @@ class Watchdog:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def arm(self) -> None:
-        """A run begins, in the calling thread."""
+    def arm(self, patience: int = 1) -> None:
+        """A run begins, in the calling thread; it may take ``patience`` times as long as others."""
         self._run += 1
+        self._allowed = self._seconds * patience
         self._runner = threading.get_ident()
         self._armed = True
         if self._thread is None and self._seconds > 0:
@@ -69,7 +71,7 @@ class Watchdog:
                 spent = time.clock_gettime(time.pthread_getcpuclockid(self._runner))
                 if run != seen:
                     seen, began = run, spent
-                elif spent - began >= self._seconds:
+                elif spent - began >= self._allowed:
                     self._fired_run = run
                     self._stop()
             self._looking = False

@@ -329,3 +329,13 @@ def test_traps_end_with_the_program(machine: Machine) -> None:
     with pytest.raises(GuestFault):
         machine.exec(elf("rdrand rax; ud2"))
     assert not machine.cpu.watches_user_code
+
+
+def test_a_fault_leaves_nothing_for_the_next_program(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first exception after a program that went wild is that exception, not a double fault."""
+    with pytest.raises(GuestFault):
+        machine.exec(elf("sti"))
+    monkeypatch.setattr(machine.cpu, "repeating", lambda _budget: pytest.fail("it went wild"))
+    assert machine.exec(elf("rdtsc; rdtsc; " + EXIT)).exit_code is not None
