@@ -8,6 +8,7 @@ from typing import Final
 
 from kernel_model.helpers import prototypes as p
 from kernel_model.helpers.prototypes import HelperProto
+from kernel_model.helpers.reach import reachable
 from kernel_model.helpers.table import HELPERS, proto_for
 from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_func_id as f
@@ -306,6 +307,8 @@ def _find_proto(env: Env, func_id: int) -> HelperProto:
         if func_id == 0:
             raise env.reject(errno.EINVAL, f"program of this type cannot use helper {name}#{func_id}\n")
         raise env.reject(errno.EINVAL, f"invalid func {name}#{func_id}\n")
+    if row.proto is None and not reachable(row, env.type):
+        raise env.reject(errno.EINVAL, f"program of this type cannot use helper {name}#{func_id}\n")
     if row.proto is None:
         raise env.not_modelled(f"helper {name}#{func_id}")
     proto = proto_for(row, env.type)
