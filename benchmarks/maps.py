@@ -120,6 +120,7 @@ def main() -> None:
             ("hash", HASH, 0),
             ("hash without preallocation", HASH, NO_PREALLOC),
             ("per-CPU hash", PERCPU_HASH, 0),
+            ("lru_hash", LRU_HASH, 0),
         ):
             fd = bpf.map_create(kind, 8, 8, 1000, map_flags=flags)
             each = helper(machine, bpf, fd, _KEYED, 2, 7)

@@ -237,6 +237,7 @@ ENTRY(htab_percpu_map_update_elem)
 	call __htab_alloc_elem
 	test rax, rax
 	jnz htab_map_update_elem_out
+htab_percpu_map_update_elem_fresh:
 	HTAB_VALUE rdi, rbp, edi, rdi
 	mov r13, [rdi]
 	mov rax, SYM_nr_cpu_ids

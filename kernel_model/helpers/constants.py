@@ -36,6 +36,10 @@ _OTHERS: Final = {
     # bpf_redirect_map()'s flags.
     "BPF_F_BROADCAST": 8,
     "BPF_F_EXCLUDE_INGRESS": 16,
+    # Which list an element of an LRU map is on (enum bpf_lru_list_type).
+    "BPF_LRU_LIST_T_FREE": 2,
+    "BPF_LRU_LOCAL_LIST_T_FREE": 3,
+    "BPF_LRU_LOCAL_LIST_T_PENDING": 4,
     "TICK_NSEC": 1_000_000_000 // HZ,
     "INITIAL_JIFFIES": -300 * HZ & 0xFFFF_FFFF,
     "JHASH_INITVAL": 0xDEADBEEF - (1 << 32),

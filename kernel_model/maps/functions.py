@@ -45,9 +45,8 @@ def _delete(kernel: Kernel, map_addr: int, key: int) -> int:
 
 _FUNCTIONS: dict[str, tuple[int, Callable[..., int]]] = {
     "fd_array_map_delete_elem": (2, _delete),
-    "htab_lru_map_update_elem": (4, _update),
-    "htab_lru_map_delete_elem": (2, _delete),
-    "htab_lru_percpu_map_update_elem": (4, _update),
+    "htab_lru_map_update_elem_slow": (4, _update),
+    "htab_lru_percpu_map_update_elem_slow": (4, _update),
     "trie_update_elem": (4, _update),
     "trie_delete_elem": (2, _delete),
 }

@@ -2,7 +2,8 @@
 """Hash maps that evict (the LRU half of kernel/bpf/hashtab.c); lru_list decides which element goes.
 
 Programs' lookups set the element's reference bit, in machine code (jit_x86/text/hash_map.S); those of system
-calls leave it alone, so that a dump does not change what is evicted.
+calls leave it alone, so that a dump does not change what is evicted. Updates and deletions are machine code
+(lru_hash.S) as long as nothing need be evicted.
 """
 
 from __future__ import annotations

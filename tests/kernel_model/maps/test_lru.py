@@ -117,6 +117,24 @@ def test_against_a_dict(
     assert ({at: size for at, size in ram.items() if at != ops}, percpu) == before
 
 
+@pytest.mark.parametrize("map_type", [LRU_HASH, LRU_PERCPU_HASH])
+def test_only_refills_trap(map_type: int) -> None:
+    """An update finds a free element in the CPU's stock, but for one in as many as a refill brings."""
+    world = World(1)
+    made = world.register(create(world, MapAttr(map_type, 4, 8, 256)))
+    key, value = world.buffer(bytes(4)), world.buffer(bytes(8))
+    for number in range(512):
+        world.memory.put_u32(key, number)
+        assert world.run("bpf_map_update_elem", made.addr, key, value, 0) == 0
+        assert world.run("bpf_map_update_elem", made.addr, key, value, 0) == 0
+    assert len(world.traps) <= 2 * 512 // 128
+    world.traps.clear()
+    for number in range(512):
+        world.memory.put_u32(key, number)
+        world.run("bpf_map_delete_elem", made.addr, key)
+    assert not world.traps and not list(made.elements(world))  # type: ignore[attr-defined]
+
+
 def test_what_is_used_stays() -> None:
     """Elements that programs look up outlive those that they do not."""
     world = World(1)
