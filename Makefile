@@ -10,7 +10,7 @@ run: $(STAMP)
 	@$(BIN)/bpfsim run
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto
 
 campaign: $(STAMP)
 	$(BIN)/python -m pytest -m campaign

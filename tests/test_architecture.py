@@ -7,6 +7,7 @@ import ast
 import functools
 import inspect
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,12 @@ def test_imports_are_read_as_python_reads_them() -> None:
     named = set(imports(ROOT / "sim/machine.py"))
     assert {"jit_x86.Compiler", "sim.hardware.cpu.Cpu", "kernel_model.boot"} <= named
     assert "kernel_model.verifier.main.bpf_check" in set(imports(ROOT / "kernel_model/verifier/api.py"))
+
+
+def test_test_modules_have_one_name_each() -> None:
+    """pytest imports them by their bare names."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("path", ALL, ids=relative)
