@@ -38,6 +38,7 @@ DATA_SYMBOLS: tuple[DataSymbol, ...] = (
     DataSymbol("nr_cpu_ids", 4),
     DataSymbol("netdev_table", 8, count=MAX_NETDEVS),
     DataSymbol("ptr_key", 16),
+    DataSymbol("hashrnd", 16),
 )
 
 PERCPU_SYMBOLS: tuple[DataSymbol, ...] = (

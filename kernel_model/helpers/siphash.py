@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""SipHash-2-4 of one 64-bit word (lib/siphash.c): what ``%p`` shows instead of an address."""
+"""SipHash-2-4 (lib/siphash.c): flow hashes, and what ``%p`` shows instead of an address."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def _round(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
     return a, b, _rol(c, 32), d
 
 
-def siphash_1u64(word: int, key: tuple[int, int]) -> int:
-    """The 64-bit hash of ``word`` (8 bytes, little endian) under a 128-bit key."""
+def siphash(data: bytes, key: tuple[int, int]) -> int:
+    """The 64-bit hash of ``data`` under a 128-bit key."""
     a, b = key[0] ^ 0x736F6D6570736575, key[1] ^ 0x646F72616E646F6D
     c, d = key[0] ^ 0x6C7967656E657261, key[1] ^ 0x7465646279746573
-    for each in (word, 8 << 56):
+    whole = len(data) // 8 * 8
+    last = data[whole:].ljust(7, b"\0") + bytes([len(data) & 0xFF])
+    for each in memoryview(data[:whole] + last).cast("Q"):
         d ^= each
         for _ in range(2):
             a, b, c, d = _round(a, b, c, d)
@@ -38,3 +40,8 @@ def siphash_1u64(word: int, key: tuple[int, int]) -> int:
     for _ in range(4):
         a, b, c, d = _round(a, b, c, d)
     return a ^ b ^ c ^ d
+
+
+def siphash_1u64(word: int, key: tuple[int, int]) -> int:
+    """The hash of one word (8 bytes, little endian)."""
+    return siphash(word.to_bytes(8, "little"), key)

@@ -333,6 +333,13 @@ _MODELLED: Final[dict[str, _Spec]] = {
         _proto(_CTX), {TC: "bpf_get_cgroup_classid", BASE_BPF: "bpf_get_cgroup_classid_curr"},
         protos={BASE_BPF: _proto()},
     ),
+    "check_mtu": _spec(
+        _proto(
+            _CTX, _ANY, ARG_PTR_TO_FIXED_SIZE_MEM | MEM_WRITE | MEM_ALIGNED, _ANY, _ANY, gpl_only=True,
+            arg_sizes=(0, 0, 4, 0, 0),
+        ),
+        {TC: "bpf_skb_check_mtu", XDP: "bpf_xdp_check_mtu"}, "EINVAL", "ENODEV",
+    ),
     "get_route_realm": _spec(_proto(_CTX), (TC, "bpf_get_route_realm")),
     "get_socket_cookie": _spec(
         _proto(_CTX), {SOCKET: "bpf_get_socket_cookie", TC: "bpf_get_socket_cookie"}

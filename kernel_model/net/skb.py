@@ -38,7 +38,9 @@ class SkBuff:
         return kernel.memory.read(at, kernel.memory.u32(self.addr + layout.offset("len")))
 
     def free(self, kernel: Kernel) -> None:
-        """kfree_skb()."""
+        """kfree_skb(): also when helpers gave it another buffer."""
+        if self.addr:
+            self.head = kernel.memory.u64(self.addr + kernel.layout["sk_buff"].offset("head")) or self.head
         kernel.alloc.kfree(self.head)
         kernel.alloc.kfree(self.addr)
         kernel.alloc.kfree(self.sock)

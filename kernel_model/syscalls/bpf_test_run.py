@@ -11,7 +11,9 @@ from ..bpf.prog import BpfProg
 from ..errors import KernelError, NotModelled
 from ..net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
 from ..net.skb import ETH_BROADCAST, ETH_HLEN, NET_IP_ALIGN, NET_SKB_PAD, build_skb, compute_data_pointers
+
 from ..net.skb_ctx import SKB_CTX_SIZE, ctx_ifindex, ctx_to_skb, skb_to_ctx
+from ..net.skb_edit import HEADER_UNSET
 from ..net.stack import LOOPBACK_IFINDEX
 from ..uapi.bpf_attr import PAGE_SIZE
 from ..uapi.enums import bpf_attach_type, bpf_prog_type
@@ -209,7 +211,10 @@ def _run_skb(call: Call, prog: BpfProg) -> int:
     broadcast = bytes(6) if ifindex == LOOPBACK_IFINDEX else ETH_BROADCAST
     skb = build_skb(kernel, frame, dev, ifindex, mac, pull_mac=not layer2, sock=True, broadcast=broadcast)
     try:
-        kernel.memory.put_u32(skb.addr + kernel.layout["sk_buff"].offset("skb_iif"), 0)
+        fields = kernel.layout["sk_buff"]
+        kernel.memory.put_u32(skb.addr + fields.offset("skb_iif"), 0)
+        # No protocol handler has seen the packet.
+        kernel.memory.put_u16(skb.addr + fields.offset("transport_header"), HEADER_UNSET)
         if ctx is not None:
             ctx_to_skb(kernel, skb, ctx)
         if layer2:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "maps"))
+for _room in ("maps", "syscalls"):
+    sys.path.insert(0, str(Path(__file__).parent.parent / _room))
 
 from emulated import World
 

@@ -77,7 +77,7 @@ def md(*fields: int) -> bytes:
 
 
 def skb(**fields: int) -> bytes:
-    places = {"mark": 8, "priority": 32, "ingress_ifindex": 36, "ifindex": 40, "cb": 48, "wire_len": 160}
+    places = {"mark": 8, "priority": 32, "ingress_ifindex": 36, "ifindex": 40, "cb": 48, "wire_len": 160, "gso_segs": 164, "gso_size": 176}
     data = bytearray(192)
     for name, value in fields.items():
         struct.pack_into("<I", data, places[name], value)

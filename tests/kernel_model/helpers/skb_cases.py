@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Helpers of sk_buffs as data: calls in a row, and what the packet and its fields are afterwards.
+
+A program folds every call's result and then fields of ``struct __sk_buff`` into its verdict.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+from run_cases import SCHED_CLS, RunCase, skb
+
+STORE, L3_CSUM, L4_CSUM, VLAN_PUSH, VLAN_POP, CHANGE_PROTO, CHANGE_TYPE = 9, 10, 11, 18, 19, 31, 32
+CHANGE_TAIL, PULL, CSUM_UPDATE, HASH_INVALID, CHANGE_HEAD, SET_HASH, ADJUST_ROOM = 38, 39, 40, 41, 43, 48, 50
+LOAD, CSUM_LEVEL = 26, 135
+
+Call = tuple[int, Sequence[int | str]]
+"""A helper's number and its arguments behind the context; ``"stack"`` is the address of 16 known bytes."""
+
+_FIELDS = {"len": 0, "pkt_type": 4, "protocol": 16, "vlan_present": 20, "vlan_tci": 24, "vlan_proto": 28}
+
+
+def _fold(source: str) -> list[str]:
+    return ["r7 *= 31", f"r8 = {source}", "r7 += r8"]
+
+
+def program(calls: Iterable[Call], fields: Iterable[str] = (*_FIELDS, "hash")) -> str:
+    """The calls one after the other, results and fields folded: v = 31 v + next."""
+    lines = ["r6 = r1", "r7 = 0"]
+    for at, word in enumerate((0x0706050403020100, 0x0F0E0D0C0B0A0908)):
+        lines += [f"r1 = 0x{word:x} ll", f"*(u64 *)(r10 {8 * at - 16:+d}) = r1"]
+    for helper, args in calls:
+        for number, arg in enumerate(args, 2):
+            if arg == "stack":
+                lines += [f"r{number} = r10", f"r{number} += -16"]
+            elif isinstance(arg, int) and -(1 << 31) <= arg < 1 << 31:
+                lines.append(f"r{number} = {arg}")
+            else:
+                lines.append(f"r{number} = 0x{int(arg) & (1 << 64) - 1:x} ll")
+        lines += ["r1 = r6", f"call {helper}", *_fold("r0")]
+    places = _FIELDS | {"hash": 68}
+    for name in fields:
+        lines += _fold(f"*(u32 *)(r6 +{places[name]})")
+    lines += ["r2 = *(u32 *)(r6 +76)", "r3 = *(u32 *)(r6 +80)", "r3 -= r2", *_fold("r3"), "r0 = r7", "exit"]
+    return "\n".join(lines)
+
+
+def ethernet(protocol: int, payload: bytes) -> bytes:
+    return bytes(range(12)) + struct.pack(">H", protocol) + payload
+
+
+def ipv4(payload: bytes = bytes(range(100, 140)), proto: int = 17) -> bytes:
+    header = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(payload), 7, 0, 64, proto, 0xABCD, 0x0A000001, 0x0A000002)
+    return header + payload
+
+
+IPV4 = ethernet(0x0800, ipv4())
+IPV6 = ethernet(0x86DD, struct.pack(">IHBB", 6 << 28, 40, 17, 64) + bytes(range(32)) + bytes(range(40)))
+TAGGED = ethernet(0x8100, struct.pack(">HH", 0x2123, 0x0800) + ipv4())
+TWICE = ethernet(0x88A8, struct.pack(">HHHH", 5, 0x8100, 6, 0x0800) + ipv4())
+TAGGED_LLC = ethernet(0x8100, struct.pack(">HH", 3, 40) + bytes(40))
+TAGGED_IPX = ethernet(0x8100, struct.pack(">HH", 3, 40) + b"\xff\xff" + bytes(38))
+SHORT = ethernet(0x8100, b"\0\1")
+PACKETS = {
+    "ipv4": IPV4, "ipv6": IPV6, "tagged": TAGGED, "twice": TWICE, "llc": TAGGED_LLC, "ipx": TAGGED_IPX,
+    "short": SHORT,
+}  # fmt: skip
+Q, AD = 0x0081, 0xA888
+
+
+def case(name: str, *calls: Call, packet: str = "ipv4", ctx: bytes = b"") -> RunCase:
+    return RunCase(name, SCHED_CLS, program(calls), PACKETS[packet], ctx)
+
+
+def _stores() -> Iterable[RunCase]:
+    for offset, size, flags in (
+        (0, 16, 0), (14, 7, 0), (58, 16, 0), (59, 16, 0), (73, 1, 0), (74, 1, 0), (-1, 1, 0), (1 << 31, 1, 0),
+        (0x7FFFFFFF, 16, 0), (20, 5, 1), (21, 5, 3), (21, 5, 2), (20, 4, 4), (20, 4, 1 << 40),
+    ):  # fmt: skip
+        calls: list[Call] = [(SET_HASH, (77,)), (STORE, (offset, "stack", size, flags))]
+        yield case(f"store {size} at {offset:#x} flags {flags:#x}", *calls)
+
+
+def _checksums() -> Iterable[RunCase]:
+    values = ((0, 0x1234), (5, 0x1234), (0xFFFF, 0), (0x12345678, 0x9ABCDEF0), (0, 0), (0xFFFFFFFF, 1), (1 << 40, 7))
+    for old, new in values:
+        for flags in (0, 2, 4, 3, 8, 0x10, 0x12, 0x14, 0x20, 0x34, 0x62, 0x94, 0x80, 0x100):
+            if flags in (0, 2, 4, 3, 0x10):
+                yield case(f"l3_csum_replace {old:#x} {new:#x} {flags:#x}", (L3_CSUM, (24, old, new, flags)))
+            yield case(f"l4_csum_replace {old:#x} {new:#x} {flags:#x}", (L4_CSUM, (40, old, new, flags)))
+    for offset in (0, 1, 25, 72, 73, 74, 0xFFFE, 0x10000, -2):
+        yield case(f"l3_csum_replace at {offset}", (L3_CSUM, (offset, 1, 2, 2)))
+        yield case(f"l4_csum_replace at {offset}", (L4_CSUM, (offset, 1, 2, 2)))
+    zero = ethernet(0x0800, bytes(60))
+    for flags in (0x20, 0x60, 0x22, 0x64):
+        for old, new in ((0, 0), (0, 0xFFFF), (0xFFFF, 0)):
+            text = program([(L4_CSUM, (40, old, new, flags))])
+            yield RunCase(f"l4_csum_replace of zero {old:#x} {new:#x} {flags:#x}", SCHED_CLS, text, zero)
+    for level in range(5):
+        yield case(f"csum_level {level}", (CSUM_LEVEL, (level,)), (CSUM_LEVEL, (0,)))
+    yield case("csum_level of ten", *[(CSUM_LEVEL, (step,)) for step in (1, 0, 1, 1, 1, 1, 0, 2, 0, 2, 2, 2, 2, 0)])
+    yield case("csum_level reset", *[(CSUM_LEVEL, (step,)) for step in (1, 1, 3, 0)])
+    yield case("csum_update without a sum", (CSUM_UPDATE, (5,)))
+    yield case("adjust_room drops the level", (CSUM_LEVEL, (1,)), (ADJUST_ROOM, (8, 1, 0)), (CSUM_LEVEL, (0,)))
+    yield case("adjust_room keeps the level", (CSUM_LEVEL, (1,)), (ADJUST_ROOM, (8, 1, 32)), (CSUM_LEVEL, (0,)))
+
+
+def _lengths() -> Iterable[RunCase]:
+    for length in (0, 13, 14, 15, 34, 74, 75, 200, 3000, 4096, 16064, 16065, 1 << 31, -1):
+        yield case(f"change_tail to {length}", (CHANGE_TAIL, (length, 0)))
+    yield case("change_tail with flags", (CHANGE_TAIL, (60, 1)))
+    yield case("change_tail twice", (CHANGE_TAIL, (40, 0)), (CHANGE_TAIL, (90, 0)))
+    yield case("change_tail of gso", (CHANGE_TAIL, (60, 0)), ctx=skb(gso_segs=3, gso_size=20))
+    for room in (0, 1, 14, 64, 65, 300, 15990, 15991, -1, 1 << 31):
+        yield case(f"change_head by {room}", (CHANGE_HEAD, (room, 0)))
+        yield case(f"change_head by {room}, then a tail", (CHANGE_HEAD, (room, 0)), (CHANGE_TAIL, (16, 0)))
+    yield case("change_head with flags", (CHANGE_HEAD, (1, 1)))
+    for size in (0, 1, 74, 75, 1 << 31, -1):
+        yield case(f"pull_data of {size}", (PULL, (size,)))
+    for kind in (0, 1, 2, 3, 4, 7, -1, 1 << 32):
+        yield case(f"change_type to {kind}", (CHANGE_TYPE, (kind,)))
+    yield case("set_hash", (SET_HASH, (0x12345678,)))
+    yield case("set_hash_invalid", (SET_HASH, (0x12345678,)), (HASH_INVALID, ()))
+
+
+def _vlans() -> Iterable[RunCase]:
+    for name in PACKETS:
+        yield case(f"vlan_pop of {name}", (VLAN_POP, ()), packet=name)
+        yield case(f"vlan_pop twice of {name}", (VLAN_POP, ()), (VLAN_POP, ()), packet=name)
+        yield case(f"vlan_push onto {name}", (VLAN_PUSH, (Q, 0x123)), packet=name)
+        push: Call = (VLAN_PUSH, (AD, 0x1456))
+        yield case(f"vlan_push twice onto {name}", (VLAN_PUSH, (Q, 9)), push, packet=name)
+        yield case(f"three tags onto {name}", (VLAN_PUSH, (Q, 9)), push, push, (CHANGE_TAIL, (17, 0)), packet=name)
+        yield case(f"push, push, pop {name}", push, push, (VLAN_POP, ()), packet=name)
+        yield case(f"push, pop, pop {name}", push, (VLAN_POP, ()), (VLAN_POP, ()), packet=name)
+    yield case("a tag of another protocol", (VLAN_PUSH, (0x0008, 0x12345)))
+    yield case("a tag of zeroes", (VLAN_PUSH, (0, 0)), (VLAN_POP, ()))
+
+
+def _rooms() -> Iterable[RunCase]:
+    v4, v6 = 0x0008, 0xDD86
+    for name in ("ipv4", "ipv6", "tagged"):
+        for proto in (v4, v6, 0x608):
+            yield case(f"change_proto of {name} to {proto:#x}", (CHANGE_PROTO, (proto, 0)), packet=name)
+        yield case(f"change_proto of {name} with flags", (CHANGE_PROTO, (v6, 1)), packet=name)
+        back = ((CHANGE_PROTO, (v6, 0)), (CHANGE_PROTO, (v4, 0)))
+        yield case(f"change_proto of {name} there and back", *back, (CHANGE_TAIL, (33, 0)), packet=name)
+        for size in (0, 1, 8, 20, 100, 0xFFF, 0x1000, -1, -8, -20, -40, -41, -60, -80, -0x1000, 1 << 31):
+            for mode in (0, 1, 2):
+                yield case(f"adjust_room of {name} by {size} mode {mode}", (ADJUST_ROOM, (size, mode, 0)), packet=name)
+        for flags in (1, 2, 4, 6, 8, 10, 12, 16, 18, 20, 24, 26, 32, 64, 66, 128, 256, 384, 512, 1 << 55):
+            for size in (28, -20):
+                calls: list[Call] = [(ADJUST_ROOM, (size, 1, flags)), (CHANGE_TAIL, (90, 0))]
+                yield case(f"adjust_room of {name} by {size} flags {flags:#x}", *calls, packet=name)
+        for flags in (14 << 56 | 66, 13 << 56 | 66, 14 << 56 | 74, 14 << 56 | 2, 40 << 56 | 2, 255 << 56, 14 << 56 | 82):
+            calls = [(ADJUST_ROOM, (36, 1, flags)), (ADJUST_ROOM, (36, 1, flags))]
+            yield case(f"adjust_room of {name} flags {flags:#x}", *calls, packet=name)
+        for flags in (0, 1, 2):
+            ctx = skb(gso_segs=3, gso_size=20)
+            yield case(f"adjust_room of gso {name} {flags}", (ADJUST_ROOM, (8, 0, flags)), packet=name, ctx=ctx)
+            yield case(f"change_proto of gso {name} {flags}", (CHANGE_PROTO, (v6, 0)), packet=name, ctx=ctx)
+
+
+SKB_CASES = (*_stores(), *_checksums(), *_lengths(), *_vlans(), *_rooms())
