@@ -26,6 +26,16 @@ ENTRY(bpf_redirect)
 	mov gs:[rax + OFF_bpf_redirect_info_flags], esi
 	mov eax, CONST_TC_ACT_REDIRECT
 	RET
+# bpf_redirect_peer(): the device at the other end of edi; rsi flags (none is legal).
+ENTRY(bpf_redirect_peer)
+	test rsi, rsi
+	jnz bpf_redirect_shot
+	mov rax, SYM_bpf_redirect_info
+	mov edi, edi
+	mov gs:[rax + OFF_bpf_redirect_info_tgt_index], rdi
+	mov dword ptr gs:[rax + OFF_bpf_redirect_info_flags], CONST_BPF_F_PEER
+	mov eax, CONST_TC_ACT_REDIRECT
+	RET
 bpf_redirect_shot:
 	mov eax, CONST_TC_ACT_SHOT
 	RET

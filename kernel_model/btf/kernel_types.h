@@ -313,6 +313,9 @@ struct xdp_buff {
 	u32 flags;
 };
 
+/* A next hop: a family and its address (struct bpf_redir_neigh to programs). */
+struct bpf_nh_params { u32 nh_family; u8 nh_addr[16]; };
+
 struct bpf_redirect_info {
 	u64 tgt_index;
 	void *tgt_value;
@@ -320,6 +323,7 @@ struct bpf_redirect_info {
 	u32 flags;
 	u32 map_id;
 	u32 map_type;
+	struct bpf_nh_params nh;
 	u32 kern_flags;
 };
 

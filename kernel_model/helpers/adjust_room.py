@@ -90,9 +90,10 @@ def bpf_skb_change_proto(skb: Skb, protocol: int, flags: int) -> int:
 def _check_gso(skb: Skb, flags: int) -> None:
     """Datagrams keep their size: only with a fixed one. KernelError(ENOTSUPP)."""
     kind = skb.get_shared("gso_type")
-    if skb.is_gso and not kind & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6):
-        if not kind & SKB_GSO_UDP_L4 or not flags & FIXED_GSO:
-            raise KernelError(ENOTSUPP, "segments of another kind than TCP's")
+    if not skb.is_gso or kind & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6):
+        return
+    if not kind & SKB_GSO_UDP_L4 or not flags & FIXED_GSO:
+        raise KernelError(ENOTSUPP, "segments of another kind than TCP's")
 
 
 def _check_encapsulation(skb: Skb, size: int, flags: int) -> None:

@@ -59,6 +59,7 @@ _OTHERS: Final = {
     "TC_ACT_SHOT": 2,
     "TC_ACT_REDIRECT": 7,
     "BPF_F_INGRESS": 1,
+    "BPF_F_PEER": 1 << 17,
 }
 
 TEXT_CONSTANTS: Final[dict[str, int]] = {

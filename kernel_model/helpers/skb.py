@@ -105,7 +105,7 @@ def bpf_l3_csum_replace(skb: Skb, offset: int, old: int, new: int, flags: int) -
 @edits("bpf_l4_csum_replace", 5)
 def bpf_l4_csum_replace(skb: Skb, offset: int, old: int, new: int, flags: int) -> int:
     """Update a TCP, UDP or ICMP checksum; the packet's own, too, when the pseudo header changed."""
-    pseudo, mark_zero = bool(flags & BPF_F_PSEUDO_HDR), bool(flags & BPF_F_MARK_MANGLED_0)
+    mark_zero = bool(flags & BPF_F_MARK_MANGLED_0)
     known = BPF_F_HDR_FIELD_MASK | BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | BPF_F_MARK_ENFORCE | BPF_F_IPV6
     if flags & ~known:
         return -errno.EINVAL

@@ -54,7 +54,9 @@ def _mtu(kernel: Kernel, dev: int) -> tuple[int, int]:
     return memory.u32(dev + layout.offset("mtu")), memory.u16(dev + layout.offset("hard_header_len"))
 
 
-def _check_mtu(kernel: Kernel, dev: int, ifindex: int, length: int, given: int, change: int) -> tuple[int, int]:
+def _check_mtu(
+    kernel: Kernel, dev: int, ifindex: int, length: int, given: int, change: int
+) -> tuple[int, int]:
     """The helper's answer and the MTU (0 when there is no such device)."""
     ifindex &= MASK32
     device = kernel.netdev(ifindex) if ifindex else dev
@@ -71,9 +73,10 @@ def bpf_skb_check_mtu(kernel: Kernel, addr: int, ifindex: int, mtu_len: int, cha
     """Does the packet (or an IP packet of ``*mtu_len`` bytes), longer by ``change``, fit the device?"""
     skb, given = Skb(kernel, addr), kernel.memory.u32(mtu_len)
     if flags & ~BPF_MTU_CHK_SEGS or (flags and (change & MASK32 or given)):
-        kernel.memory.put_u32(mtu_len, 0)
         return -errno.EINVAL
     answer, mtu = _check_mtu(kernel, skb.get("dev"), ifindex, skb.len, given, change)
+    if answer < 0:
+        return answer
     if answer == BPF_MTU_CHK_RET_FRAG_NEEDED and skb.is_gso:
         if flags:
             raise NotModelled("bpf_check_mtu() of the segments of a packet", errno.EINVAL)
@@ -86,11 +89,12 @@ def bpf_skb_check_mtu(kernel: Kernel, addr: int, ifindex: int, mtu_len: int, cha
 def bpf_xdp_check_mtu(kernel: Kernel, xdp: int, ifindex: int, mtu_len: int, change: int, flags: int) -> int:
     """The same for an xdp_buff; it knows no segments (-EINVAL for flags)."""
     memory, layout = kernel.memory, kernel.layout
-    answer, mtu = -errno.EINVAL, 0
-    if not flags:
-        buff = layout["xdp_buff"]
-        data, end, rxq = (memory.u64(xdp + buff.offset(name)) for name in ("data", "data_end", "rxq"))
-        dev = memory.u64(rxq + layout.offset("xdp_rxq_info.dev"))
-        answer, mtu = _check_mtu(kernel, dev, ifindex, end - data, memory.u32(mtu_len), change)
-    memory.put_u32(mtu_len, mtu)
+    if flags:
+        return -errno.EINVAL
+    buff = layout["xdp_buff"]
+    data, end, rxq = (memory.u64(xdp + buff.offset(name)) for name in ("data", "data_end", "rxq"))
+    dev = memory.u64(rxq + layout.offset("xdp_rxq_info.dev"))
+    answer, mtu = _check_mtu(kernel, dev, ifindex, end - data, memory.u32(mtu_len), change)
+    if answer >= 0:
+        memory.put_u32(mtu_len, mtu)
     return answer

@@ -326,6 +326,10 @@ _MODELLED: Final[dict[str, _Spec]] = {
     "clone_redirect": _spec(
         _proto(_CTX, _ANY, _ANY), (TC, "bpf_clone_redirect"), "EINVAL", "ENOMEM", changes=True
     ),
+    "redirect_neigh": _spec(
+        _proto(_ANY, _RO0, _SIZE0, _ANY), (TC, "bpf_redirect_neigh")
+    ),
+    "redirect_peer": _spec(_proto(_ANY, _ANY), (TC, "bpf_redirect_peer")),
     "get_hash_recalc": _spec(_proto(_CTX), (TC, "bpf_get_hash_recalc")),
     "set_hash_invalid": _spec(_proto(_CTX), (TC, "bpf_set_hash_invalid")),
     "set_hash": _spec(_proto(_CTX, _ANY), (TC, "bpf_set_hash")),

@@ -77,6 +77,8 @@ class NetDevice:
     """Filled per received frame when someone wants to know (a list), else None."""
     verdicts: dict[int, int] = field(default_factory=dict)
     """How many frames got each verdict."""
+    tx_copies: list[int] = field(default_factory=list)
+    """Frames that wait in the transmit ring and are freed when they were sent."""
 
     def attach_xdp(self, kernel: Kernel, prog: BpfProg, link: bool) -> None:
         """Put ``prog`` at the hook, native mode. KernelError(EINVAL, EBUSY) as Linux answers."""
@@ -162,8 +164,22 @@ class NetDevice:
             memory.put_u16(ring + self.clean * _DESC_SIZE + desc.offset("status"), 0)
             self.clean = (self.clean + 1) % RX_RING
 
+    def send_copy(self, kernel: Kernel, frame: bytes) -> int:
+        """Queue a copy of ``frame``, which is freed when it was sent; 0 or -ENOSPC. KernelError(ENOMEM)."""
+        copy = kernel.alloc.kmalloc(len(frame))
+        kernel.memory.write(copy, frame)
+        result = self.transmit(kernel, copy, len(frame))
+        if result:
+            kernel.alloc.kfree(copy)
+        else:
+            self.tx_copies.append(copy)
+        return result
+
     def reap_tx(self, kernel: Kernel) -> None:
         """Everything queued was sent: the whole transmit ring is free again."""
+        for copy in self.tx_copies:
+            kernel.alloc.kfree(copy)
+        self.tx_copies.clear()
         adapter = kernel.layout["nic_adapter"]
         sent = kernel.memory.u32(self.adapter + adapter.offset("tx_next"))
         kernel.memory.put_u32(self.adapter + adapter.offset("tx_clean"), sent)

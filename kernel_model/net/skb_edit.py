@@ -193,10 +193,9 @@ class Skb:
         self.put("len", length)
 
     def trim(self, length: int) -> None:
-        """__skb_trim_rcsum(): cut the end off; a complete checksum loses what was there."""
+        """__skb_trim_rcsum(): cut the end off; a complete checksum does not hold any more."""
         if self.get("ip_summed") == CHECKSUM_COMPLETE:
-            gone = self.memory.read(self.data + length, self.len - length)
-            self.put("csum", csum_block_sub(self.get("csum"), csum_partial(gone), length))
+            self.put("ip_summed", CHECKSUM_NONE)
         self.put("tail", self.get("tail") - (self.len - length))
         self.put("len", length)
 
@@ -269,6 +268,4 @@ class Skb:
         """bpf_compute_data_pointers(): what programs see as data_meta and data_end."""
         data = self.data
         self.memory.put_u64(self.cb("bpf_skb_data_end.data_meta"), data - self.get_shared("meta_len"))
-        self.memory.put_u64(
-            self.cb("bpf_skb_data_end.data_end"), data + self.len - self.get("data_len")
-        )
+        self.memory.put_u64(self.cb("bpf_skb_data_end.data_end"), data + self.len - self.get("data_len"))

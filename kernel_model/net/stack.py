@@ -51,6 +51,7 @@ class NetStack:
         kernel.memory.put_u32(addr + layout.offset("ifindex"), LOOPBACK_IFINDEX)
         kernel.memory.put_u16(addr + layout.offset("type"), ARPHRD_LOOPBACK)
         kernel.memory.put_u32(addr + layout.offset("mtu"), 65536)
+        kernel.memory.put_u16(addr + layout.offset("hard_header_len"), 14)
         kernel.memory.write(addr + layout.offset("name"), b"lo")
         kernel.memory.put_u64(kernel.data["netdev_table"] + 8 * LOOPBACK_IFINDEX, addr)
 

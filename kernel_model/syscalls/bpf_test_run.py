@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from ..bpf.prog import BpfProg
 from ..errors import KernelError, NotModelled
+from ..net.csum import csum_fold, csum_partial
 from ..net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
 from ..net.skb import ETH_BROADCAST, ETH_HLEN, NET_IP_ALIGN, NET_SKB_PAD, build_skb, compute_data_pointers
-
 from ..net.skb_ctx import SKB_CTX_SIZE, ctx_ifindex, ctx_to_skb, skb_to_ctx
-from ..net.skb_edit import HEADER_UNSET
+from ..net.skb_edit import CHECKSUM_COMPLETE, HEADER_UNSET, Skb
 from ..net.stack import LOOPBACK_IFINDEX
 from ..uapi.bpf_attr import PAGE_SIZE
 from ..uapi.enums import bpf_attach_type, bpf_prog_type
@@ -190,13 +190,17 @@ def _ingress(call: Call, md: bytes | None) -> tuple[int, int]:
     return ifindex or LOOPBACK_IFINDEX, queue
 
 
+def _sum_of_packet(skb: Skb) -> int:
+    """What CHECKSUM_COMPLETE stands for: the sum from the network header on."""
+    offset = skb.offset_of("network_header")
+    return csum_partial(skb.memory.read(skb.data + offset, max(skb.len - offset, 0)))
+
+
 def _run_skb(call: Call, prog: BpfProg) -> int:
     """bpf_prog_test_run_skb() of linear data."""
     kernel, attr = call.kernel, call.attr
     if attr["flags"] & ~BPF_F_TEST_SKB_CHECKSUM_COMPLETE or attr["cpu"] or attr["batch_size"]:
         raise KernelError(errno.EINVAL, "flags, cpu or batch_size on an skb test run")
-    if attr["flags"]:
-        raise NotModelled("skb test runs with BPF_F_TEST_SKB_CHECKSUM_COMPLETE", errno.EINVAL)
     size = attr["data_size_in"]
     if not ETH_HLEN <= size <= FRAME_SIZE - NET_SKB_PAD - NET_IP_ALIGN - _SHARED_INFO_SIZE:
         raise KernelError(errno.EINVAL, f"{size} bytes of packet")
@@ -219,7 +223,13 @@ def _run_skb(call: Call, prog: BpfProg) -> int:
             ctx_to_skb(kernel, skb, ctx)
         if layer2:
             compute_data_pointers(kernel, skb)
+        edited = Skb(kernel, skb.addr)
+        if attr["flags"]:
+            edited.put("csum", _sum_of_packet(edited))
+            edited.put("ip_summed", CHECKSUM_COMPLETE)
         retval, duration = _repeat(kernel, prog, skb.addr, attr["repeat"])
+        if attr["flags"] and csum_fold(edited.get("csum")) != csum_fold(_sum_of_packet(edited)):
+            raise KernelError(errno.EBADMSG, "the program left the packet with another checksum")
         # The program may not have changed the header that it did not see: it is shown as zeroes.
         data = skb.data(kernel) if layer2 else bytes(ETH_HLEN) + skb.data(kernel)
         after = None if ctx is None else skb_to_ctx(kernel, skb, ctx)

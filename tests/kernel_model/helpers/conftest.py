@@ -11,7 +11,7 @@ import pytest
 for _room in ("maps", "syscalls"):
     sys.path.insert(0, str(Path(__file__).parent.parent / _room))
 
-from emulated import World
+from emulated import World  # noqa: E402
 
 
 @pytest.fixture

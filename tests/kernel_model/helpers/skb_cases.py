@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
-from run_cases import SCHED_CLS, RunCase, skb
+from run_cases import SCHED_CLS, XDP, RunCase, skb
 
 STORE, L3_CSUM, L4_CSUM, VLAN_PUSH, VLAN_POP, CHANGE_PROTO, CHANGE_TYPE = 9, 10, 11, 18, 19, 31, 32
 CHANGE_TAIL, PULL, CSUM_UPDATE, HASH_INVALID, CHANGE_HEAD, SET_HASH, ADJUST_ROOM = 38, 39, 40, 41, 43, 48, 50
@@ -51,7 +51,9 @@ def ethernet(protocol: int, payload: bytes) -> bytes:
 
 
 def ipv4(payload: bytes = bytes(range(100, 140)), proto: int = 17) -> bytes:
-    header = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(payload), 7, 0, 64, proto, 0xABCD, 0x0A000001, 0x0A000002)
+    header = struct.pack(
+        ">BBHHHBBHII", 0x45, 0, 20 + len(payload), 7, 0, 64, proto, 0xABCD, 0x0A000001, 0x0A000002
+    )
     return header + payload
 
 
@@ -83,7 +85,15 @@ def _stores() -> Iterable[RunCase]:
 
 
 def _checksums() -> Iterable[RunCase]:
-    values = ((0, 0x1234), (5, 0x1234), (0xFFFF, 0), (0x12345678, 0x9ABCDEF0), (0, 0), (0xFFFFFFFF, 1), (1 << 40, 7))
+    values = (
+        (0, 0x1234),
+        (5, 0x1234),
+        (0xFFFF, 0),
+        (0x12345678, 0x9ABCDEF0),
+        (0, 0),
+        (0xFFFFFFFF, 1),
+        (1 << 40, 7),
+    )
     for old, new in values:
         for flags in (0, 2, 4, 3, 8, 0x10, 0x12, 0x14, 0x20, 0x34, 0x62, 0x94, 0x80, 0x100):
             if flags in (0, 2, 4, 3, 0x10):
@@ -99,11 +109,17 @@ def _checksums() -> Iterable[RunCase]:
             yield RunCase(f"l4_csum_replace of zero {old:#x} {new:#x} {flags:#x}", SCHED_CLS, text, zero)
     for level in range(5):
         yield case(f"csum_level {level}", (CSUM_LEVEL, (level,)), (CSUM_LEVEL, (0,)))
-    yield case("csum_level of ten", *[(CSUM_LEVEL, (step,)) for step in (1, 0, 1, 1, 1, 1, 0, 2, 0, 2, 2, 2, 2, 0)])
+    yield case(
+        "csum_level of ten", *[(CSUM_LEVEL, (step,)) for step in (1, 0, 1, 1, 1, 1, 0, 2, 0, 2, 2, 2, 2, 0)]
+    )
     yield case("csum_level reset", *[(CSUM_LEVEL, (step,)) for step in (1, 1, 3, 0)])
     yield case("csum_update without a sum", (CSUM_UPDATE, (5,)))
-    yield case("adjust_room drops the level", (CSUM_LEVEL, (1,)), (ADJUST_ROOM, (8, 1, 0)), (CSUM_LEVEL, (0,)))
-    yield case("adjust_room keeps the level", (CSUM_LEVEL, (1,)), (ADJUST_ROOM, (8, 1, 32)), (CSUM_LEVEL, (0,)))
+    yield case(
+        "adjust_room drops the level", (CSUM_LEVEL, (1,)), (ADJUST_ROOM, (8, 1, 0)), (CSUM_LEVEL, (0,))
+    )
+    yield case(
+        "adjust_room keeps the level", (CSUM_LEVEL, (1,)), (ADJUST_ROOM, (8, 1, 32)), (CSUM_LEVEL, (0,))
+    )
 
 
 def _lengths() -> Iterable[RunCase]:
@@ -131,7 +147,9 @@ def _vlans() -> Iterable[RunCase]:
         yield case(f"vlan_push onto {name}", (VLAN_PUSH, (Q, 0x123)), packet=name)
         push: Call = (VLAN_PUSH, (AD, 0x1456))
         yield case(f"vlan_push twice onto {name}", (VLAN_PUSH, (Q, 9)), push, packet=name)
-        yield case(f"three tags onto {name}", (VLAN_PUSH, (Q, 9)), push, push, (CHANGE_TAIL, (17, 0)), packet=name)
+        yield case(
+            f"three tags onto {name}", (VLAN_PUSH, (Q, 9)), push, push, (CHANGE_TAIL, (17, 0)), packet=name
+        )
         yield case(f"push, push, pop {name}", push, push, (VLAN_POP, ()), packet=name)
         yield case(f"push, pop, pop {name}", push, (VLAN_POP, ()), (VLAN_POP, ()), packet=name)
     yield case("a tag of another protocol", (VLAN_PUSH, (0x0008, 0x12345)))
@@ -148,18 +166,132 @@ def _rooms() -> Iterable[RunCase]:
         yield case(f"change_proto of {name} there and back", *back, (CHANGE_TAIL, (33, 0)), packet=name)
         for size in (0, 1, 8, 20, 100, 0xFFF, 0x1000, -1, -8, -20, -40, -41, -60, -80, -0x1000, 1 << 31):
             for mode in (0, 1, 2):
-                yield case(f"adjust_room of {name} by {size} mode {mode}", (ADJUST_ROOM, (size, mode, 0)), packet=name)
+                yield case(
+                    f"adjust_room of {name} by {size} mode {mode}",
+                    (ADJUST_ROOM, (size, mode, 0)),
+                    packet=name,
+                )
         for flags in (1, 2, 4, 6, 8, 10, 12, 16, 18, 20, 24, 26, 32, 64, 66, 128, 256, 384, 512, 1 << 55):
             for size in (28, -20):
                 calls: list[Call] = [(ADJUST_ROOM, (size, 1, flags)), (CHANGE_TAIL, (90, 0))]
                 yield case(f"adjust_room of {name} by {size} flags {flags:#x}", *calls, packet=name)
-        for flags in (14 << 56 | 66, 13 << 56 | 66, 14 << 56 | 74, 14 << 56 | 2, 40 << 56 | 2, 255 << 56, 14 << 56 | 82):
+        for flags in (
+            14 << 56 | 66,
+            13 << 56 | 66,
+            14 << 56 | 74,
+            14 << 56 | 2,
+            40 << 56 | 2,
+            255 << 56,
+            14 << 56 | 82,
+        ):
             calls = [(ADJUST_ROOM, (36, 1, flags)), (ADJUST_ROOM, (36, 1, flags))]
             yield case(f"adjust_room of {name} flags {flags:#x}", *calls, packet=name)
         for flags in (0, 1, 2):
             ctx = skb(gso_segs=3, gso_size=20)
-            yield case(f"adjust_room of gso {name} {flags}", (ADJUST_ROOM, (8, 0, flags)), packet=name, ctx=ctx)
+            yield case(
+                f"adjust_room of gso {name} {flags}", (ADJUST_ROOM, (8, 0, flags)), packet=name, ctx=ctx
+            )
             yield case(f"change_proto of gso {name} {flags}", (CHANGE_PROTO, (v6, 0)), packet=name, ctx=ctx)
 
 
-SKB_CASES = (*_stores(), *_checksums(), *_lengths(), *_vlans(), *_rooms())
+SUM_COMPLETE = 1 << 2
+
+
+def _complete() -> Iterable[RunCase]:
+    """BPF_F_TEST_SKB_CHECKSUM_COMPLETE: the packet's sum is compared with the packet afterwards."""
+    calls: dict[str, tuple[Call, ...]] = {
+        "store": ((STORE, (20, "stack", 5, 0)),),
+        "store and recompute": ((STORE, (20, "stack", 6, 1)),),
+        "store and recompute at an odd offset": ((STORE, (21, "stack", 7, 1)),),
+        "store and recompute again": ((STORE, (21, "stack", 7, 1)), (STORE, (18, "stack", 13, 1))),
+        "csum_update": ((CSUM_UPDATE, (5,)),),
+        "csum_update by zero": ((CSUM_UPDATE, (0,)),),
+        "csum_update by all ones": ((CSUM_UPDATE, (-1,)),),
+        "csum_level": ((CSUM_LEVEL, (0,)), (CSUM_LEVEL, (1,)), (CSUM_LEVEL, (2,)), (CSUM_LEVEL, (3,))),
+        "cut": ((CHANGE_TAIL, (60, 0)),),
+        "cut to an odd length": ((CHANGE_TAIL, (61, 0)),),
+        "lengthened": ((CHANGE_TAIL, (80, 0)), (CSUM_UPDATE, (0,))),
+        "shrunk": ((ADJUST_ROOM, (-8, 0, 0)),),
+        "grown": ((ADJUST_ROOM, (8, 0, 0)),),
+        "shrunk at the MAC header": ((ADJUST_ROOM, (-4, 1, 0)),),
+        "to IPv6": ((CHANGE_PROTO, (0xDD86, 0)),),
+        "two tags": ((VLAN_PUSH, (Q, 5)), (VLAN_PUSH, (Q, 6))),
+        "a tag less": ((VLAN_POP, ()),),
+        "head": ((CHANGE_HEAD, (4, 0)),),
+    }
+    for flags in (0x10, 0x12, 0x14, 0x90, 0x94, 0x30, 0x74, 2):
+        for old, new in ((0, 0x1234), (0x4321, 0x1234), (0x12345678, 0xFFFFFFFF)):
+            calls[f"l4_csum_replace {flags:#x} {old:#x} {new:#x}"] = (
+                (L4_CSUM, (40, old, new, flags)),
+                (CSUM_UPDATE, (0,)),
+            )
+    for name, steps in calls.items():
+        for packet in ("ipv4", "ipv6", "tagged"):
+            text = program(steps)
+            yield RunCase(
+                f"complete: {name} of {packet}", SCHED_CLS, text, PACKETS[packet], flags=SUM_COMPLETE
+            )
+
+
+CHECK_MTU, CLONE_REDIRECT, REDIRECT, REDIRECT_NEIGH, REDIRECT_PEER = 163, 13, 23, 152, 155
+
+
+def _devices() -> Iterable[RunCase]:
+    """The loopback device's limits (the host has it, too), and redirections that are noted or refused."""
+    mtu = """
+        r6 = r1
+        *(u32 *)(r10 -4) = {given}
+        r2 = {ifindex}
+        r3 = r10
+        r3 += -4
+        r4 = {change}
+        r5 = {flags}
+        call 163
+        r0 *= 1000003
+        r1 = *(u32 *)(r10 -4)
+        r0 += r1
+        exit
+    """
+    for kind in (SCHED_CLS, XDP):
+        for given, change in (
+            (0, 0),
+            (0, 65536),
+            (0, 65476),
+            (0, 65477),
+            (65536, 0),
+            (65537, 0),
+            (65537, -1),
+            (1, -99),
+        ):
+            text = mtu.format(given=given, ifindex=0, change=change, flags=0)
+            yield RunCase(f"check_mtu {kind} {given} {change}", kind, text, IPV4)
+        for ifindex, flags, given, change in (
+            (1, 0, 0, 0),
+            (999999, 0, 0, 0),
+            (0, 1, 0, 0),
+            (0, 1, 0, 1),
+            (0, 1, 1, 0),
+            (0, 2, 0, 0),
+            (0, 2, 9, 0),
+            (999999, 0, 9, 0),
+        ):
+            text = mtu.format(given=given, ifindex=ifindex, change=change, flags=flags)
+            yield RunCase(
+                f"check_mtu {kind} device {ifindex} flags {flags} {given} {change}", kind, text, IPV4
+            )
+    text = mtu.format(given=0, ifindex=0, change=70000, flags=0)
+    yield RunCase("check_mtu of gso", SCHED_CLS, text, IPV4, skb(gso_segs=3, gso_size=20))
+    yield case("clone_redirect with flags", (CLONE_REDIRECT, (1, 2)))
+    yield case("clone_redirect nowhere", (CLONE_REDIRECT, (999999, 0)))
+    yield case("clone_redirect of gso", (CLONE_REDIRECT, (1, 0)), ctx=skb(gso_segs=3, gso_size=20))
+    for flags in (0, 1, 2, 1 << 32):
+        yield RunCase(f"redirect_peer {flags}", SCHED_CLS, f"r1 = 1\nr2 = {flags:#x} ll\ncall 155\nexit")
+        text = f"r1 = 1\nr2 = 0\nr3 = 0\nr4 = {flags:#x} ll\ncall 152\nexit"
+        yield RunCase(f"redirect_neigh {flags}", SCHED_CLS, text)
+    for size in (1, 19, 20, 24):
+        stack = "".join(f"*(u64 *)(r10 -{at}) = 2\n" for at in (8, 16, 24))
+        text = f"{stack}r1 = 1\nr2 = r10\nr2 += -24\nr3 = {size}\nr4 = 0\ncall 152\nexit"
+        yield RunCase(f"redirect_neigh by {size} bytes", SCHED_CLS, text)
+
+
+SKB_CASES = (*_complete(), *_devices(), *_stores(), *_checksums(), *_lengths(), *_vlans(), *_rooms())

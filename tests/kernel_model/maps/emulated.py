@@ -32,7 +32,10 @@ from kernel_model.maps.base import BpfMap
 for _module in (
     "kernel_model.maps.functions",
     "kernel_model.maps.memalloc",
-    *(f"kernel_model.helpers.{name}" for name in ("bprintf", "nofault", "nonlinear", "skb", "strings", "task")),
+    *(
+        f"kernel_model.helpers.{name}"
+        for name in ("bprintf", "nofault", "nonlinear", "skb", "strings", "task")
+    ),
 ):
     importlib.import_module(_module)
 

@@ -27,6 +27,7 @@ class RunCase:
     packet: bytes = bytes(range(64))
     ctx: bytes = b""
     repeat: int = 1
+    flags: int = 0
 
     def program(self) -> list[Insn]:
         return list(assemble(self.text))
@@ -57,6 +58,7 @@ def outcome(process: Any, prog_fd: int, case: RunCase) -> dict[str, Any]:
         data_out=out,
         data_size_out=ROOM,
         repeat=case.repeat,
+        flags=case.flags,
         **ctx,
     )
     addr = buf(attr)
@@ -77,7 +79,16 @@ def md(*fields: int) -> bytes:
 
 
 def skb(**fields: int) -> bytes:
-    places = {"mark": 8, "priority": 32, "ingress_ifindex": 36, "ifindex": 40, "cb": 48, "wire_len": 160, "gso_segs": 164, "gso_size": 176}
+    places = {
+        "mark": 8,
+        "priority": 32,
+        "ingress_ifindex": 36,
+        "ifindex": 40,
+        "cb": 48,
+        "wire_len": 160,
+        "gso_segs": 164,
+        "gso_size": 176,
+    }
     data = bytearray(192)
     for name, value in fields.items():
         struct.pack_into("<I", data, places[name], value)
