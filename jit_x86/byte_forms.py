@@ -34,6 +34,9 @@ _ROWS: Final = (
     ByteForm("nop", "nop dword ptr [rax + rax]", "keystone encodes long nops with another opcode"),
     ByteForm("endbr64", "endbr64", "keystone does not know the instruction"),
     ByteForm("sysretq", "sysretq", "keystone does not know the instruction"),
+    ByteForm("ibhf", "ibhf", "keystone does not know the instruction"),
+    ByteForm("endbr_poison", "nop dword ptr [rax - 42]", "keystone encodes long nops with another opcode"),
+    ByteForm("jne_not_taken", "jne 10", "Linux adds a hint and keeps 32 bits"),
     ByteForm("disp8_zero", "mov eax, dword ptr [rdi + 0]", "Linux keeps a displacement byte of zero"),
     ByteForm("imm32_small", "sub rsp, 8", "Linux writes this immediate in 32 bits"),
     ByteForm("no_accumulator", "test rax, 1000", "Linux does not use the short form for rax here"),
@@ -74,6 +77,9 @@ def _line(form: str, replaces: str, code: bytes) -> ByteLine:
 FIXED: Final = {
     "endbr64": _line("endbr64", "endbr64", bytes.fromhex("f30f1efa")),
     "sysretq": _line("sysretq", "sysretq", bytes.fromhex("480f07")),
+    "ibhf": _line("ibhf", "ibhf", bytes.fromhex("f3480f1ef8")),
+    "endbr_poison": _line("endbr_poison", "nop dword ptr [rax - 42]", bytes.fromhex("0f1f40d6")),
+    "jne_not_taken": _line("jne_not_taken", "jne 10", bytes.fromhex("2e0f8503000000")),
     **{f"nop{size}": _line("nop", _NOP_TEXT[size], code) for size, code in NOPS.items()},
 }
 """Forms without operands by the name under which kernel text may use them."""

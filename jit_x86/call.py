@@ -19,7 +19,7 @@ from kernel_model.isa.opcodes import (
 from .alu import Template
 from .byte_forms import FIXED
 from .code import CallSubprog, Code, Context, Far, Item, LocalJump
-from .frame import tail_call_offset, unwind
+from .frame import count_call, tail_call_offset, unwind
 
 
 def _load_counter(ctx: Context) -> Item:
@@ -43,7 +43,8 @@ def _call(ctx: Context, insn: Insn, index: int) -> Code:
         items.append(_load_counter(ctx))
     target = _target(ctx, insn, index)
     # r9 is the frame pointer of a function with a private stack, and no callee preserves it.
-    items += ["push r9", target, "pop r9"] if ctx.private_stack else [target]
+    made = [*count_call(ctx.request), target]
+    items += ["push r9", *made, "pop r9"] if ctx.private_stack else made
     return Code(items)
 
 
@@ -56,8 +57,12 @@ def _offset8(ctx: Context, name: str) -> int:
 
 
 def _indirect_jump(ctx: Context) -> list[Item]:
-    if ctx.request.mitigations.retpoline:
-        return [Far("jmp", ctx.request.symbols["__x86_indirect_thunk_rcx"])]
+    request = ctx.request
+    thunk = request.mitigations.indirect_thunk
+    if thunk:
+        return [Far("jmp", request.symbols[thunk + "rcx"])]
+    if request.mitigations.retpoline_lfence:
+        return ["lfence", "jmp rcx"]
     # int3 stops straight-line speculation past the jump.
     return ["jmp rcx", "int3"]
 

@@ -48,7 +48,15 @@ class LocalJump(NamedTuple):
     near: bool = False
 
 
-Item = str | ByteLine | Far | CallSubprog | FuncAddress | LocalJump
+class AtRip(NamedTuple):
+    """An instruction of ``size`` bytes with the operand ``[rip + {}]``, which is the address ``target``."""
+
+    template: str
+    target: int
+    size: int
+
+
+Item = str | ByteLine | Far | CallSubprog | FuncAddress | LocalJump | AtRip
 """One machine instruction; a plain string is assembler text that means the same at every address."""
 
 

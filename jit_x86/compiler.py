@@ -30,6 +30,7 @@ from .code import (
     FUNC_ADDRESS_SIZE,
     NEAR_SIZE,
     SHORT_SIZE,
+    AtRip,
     CallSubprog,
     Code,
     Context,
@@ -123,6 +124,8 @@ def _length(item: Item, known: Mapping[str, bytes]) -> int:
         return len(known[item.text])
     if isinstance(item, LocalJump):
         return NEAR_SIZE if item.near else SHORT_SIZE
+    if isinstance(item, AtRip):
+        return item.size
     return FUNC_ADDRESS_SIZE if isinstance(item, FuncAddress) else NEAR_SIZE
 
 
@@ -210,6 +213,8 @@ class _Emitter:
                 yield self._relative(item.mnemonic, item.target - (start + end), NEAR_SIZE)
             elif isinstance(item, CallSubprog):
                 yield self._relative("call", self._addrs[item.subprog] - (start + end), NEAR_SIZE)
+            elif isinstance(item, AtRip):
+                yield item.template.format(f"{item.target - (start + end):+d}")
             else:
                 yield self._address(item)
 
@@ -286,7 +291,7 @@ class Compiler:
     def compile(
         self, request: NativeRequest, place: Callable[[tuple[int, ...]], tuple[int, ...]]
     ) -> NativeImage:
-        """Compile ``request``; ``place`` answers the functions' lengths with their addresses.
+        """Compile ``request``; ``place`` answers the functions' lengths with their first bytes' addresses.
 
         Raises NotModelled naming an instruction that cannot be compiled, KernelError where Linux's JIT
         gives up (a call out of reach, branches that do not settle).
@@ -294,14 +299,18 @@ class Compiler:
         selected = [self.select(ctx) for ctx in contexts(request)]
         known = self._cache.encode([text for function in selected for text in _texts(function)])
         placed = [_lay_out(function, known) for function in selected]
-        lengths = tuple(function.layout.offsets[-1] for function in placed)
-        addrs = place(lengths)
+        prefixes = [self._prefix(function.selected.ctx) for function in placed]
+        lengths = tuple(
+            len(prefix) + function.layout.offsets[-1]
+            for prefix, function in zip(prefixes, placed, strict=True)
+        )
+        addrs = tuple(at + len(prefix) for at, prefix in zip(place(lengths), prefixes, strict=True))
         forms: Counter[str] = Counter()
         emitter = _Emitter(addrs, forms)
         parts = [_emit(function, addr, emitter) for function, addr in zip(placed, addrs, strict=True)]
         codes = self._resolve(parts)
         functions = []
-        for function, addr, code in zip(placed, addrs, codes, strict=True):
+        for function, prefix, addr, code in zip(placed, prefixes, addrs, codes, strict=True):
             subprog = function.selected.ctx.subprog
             if len(code) != function.layout.offsets[-1]:
                 raise AssertionError(
@@ -309,7 +318,8 @@ class Compiler:
                 )
             size = frame.frame_bytes(request, subprog)
             offsets = function.layout.offsets
-            functions.append(NativeFunction(subprog.name, addr, code, offsets, size, _exceptions(function)))
+            faults = _exceptions(function)
+            functions.append(NativeFunction(subprog.name, addr, code, offsets, size, faults, prefix))
         return NativeImage(tuple(functions), _pokes(request, placed), dict(sorted(forms.items())))
 
     def poke_code(self, poke: PokeSite, base: int, goal: int | None) -> tuple[tuple[int, bytes], ...]:
@@ -319,6 +329,12 @@ class Compiler:
     def call_code(self, addr: int, target: int) -> bytes:
         """See NativeCompiler."""
         return call_code(addr, target)
+
+    def _prefix(self, ctx: Context) -> bytes:
+        """What stands in front of a function; the same bytes wherever it lies."""
+        texts = [_text(item) for item in frame.cfi_prefix(ctx)]
+        known = self._cache.encode(texts)
+        return b"".join(known[text] for text in texts)
 
     def _resolve(self, parts: Sequence[Sequence[_Part]]) -> list[bytes]:
         texts = self._cache.encode([p for function in parts for p in function if isinstance(p, str)])

@@ -10,15 +10,18 @@ from __future__ import annotations
 from typing import Final
 
 from kernel_model.isa.insn import Insn
-from kernel_model.isa.native import NativeRequest, Subprog
+from kernel_model.isa.native import Bhi, Cfi, NativeRequest, Subprog
 from kernel_model.isa.opcodes import BPF_REG_6, BPF_REG_9, MAX_TAIL_CALL_CNT
 
-from .byte_forms import FIXED, group1_imm32
-from .code import Context, Far, Item, LocalJump, join
+from .byte_forms import FIXED, ByteLine, group1_imm32
+from .code import AtRip, Context, Far, Item, LocalJump, join
 from .moves import mov_imm64
 from .registers import CALLEE_SAVED, R64, X86_REG_R9, X86_REG_R12
 
 ENDBR_INSN_SIZE: Final = 4
+_KCFI_PADDING: Final = 11
+"""Single nops between kCFI's hash and the function (CONFIG_FUNCTION_PADDING_CFI)."""
+_COUNT_SIZE: Final = 9
 PRIV_STACK_GUARD_SZ: Final = 8
 """Bytes of guard on each side of a private stack."""
 _RSP_NUMBER: Final = 4
@@ -96,12 +99,31 @@ def _shifted(items: tuple[Item, ...], by: int) -> list[Item]:
     return [item._replace(to=item.to + by) if isinstance(item, LocalJump) else item for item in items]
 
 
+def cfi_prefix(ctx: Context) -> list[str | ByteLine]:
+    """What stands in front of the function: 16 bytes with the hash of its type, or nothing."""
+    mitigations = ctx.request.mitigations
+    value = mitigations.cfi_subprog_hash if ctx.number else mitigations.cfi_hash
+    if mitigations.cfi is Cfi.KCFI:
+        return [f"mov eax, {value:#x}", *["nop"] * _KCFI_PADDING]
+    if mitigations.cfi is Cfi.FINEIBT:
+        return [FIXED["endbr64"], f"sub eax, {value:#x}", FIXED["jne_not_taken"]]
+    return []
+
+
+def _entry(request: NativeRequest) -> list[Item]:
+    """The mark of an indirect branch's target; FineIBT's stands in front of the function."""
+    mitigations = request.mitigations
+    if not mitigations.ibt:
+        return []
+    return [FIXED["endbr_poison" if mitigations.cfi is Cfi.FINEIBT else "endbr64"]]
+
+
 def prologue(ctx: Context) -> list[Item]:
     """The function's entry up to its first BPF instruction."""
     request, subprog = ctx.request, ctx.subprog
     endbr: list[Item] = [FIXED["endbr64"]] if request.mitigations.ibt else []
     is_main = ctx.number == 0
-    items = join(endbr, [FIXED["nop5"]])
+    items = join(_entry(request), [FIXED["nop5"]])
     if not request.was_classic:
         items.append("xor rax, rax" if subprog.tail_call_reachable and is_main else FIXED["nop3"])
     if subprog.is_exception_cb:
@@ -130,11 +152,34 @@ def add_this_cpu_off(request: NativeRequest, reg: int) -> str:
     return f"add {R64[reg]}, qword ptr gs:[riz*1 {address - ((address >> 31) << 32):+#x}]"
 
 
+def count_call(request: NativeRequest) -> list[Item]:
+    """Account for a call that follows: the depth's sign bit moves five places down (call depth tracking)."""
+    if not request.mitigations.call_depth:
+        return []
+    depth = request.symbols["__x86_call_depth"]
+    return [AtRip("sar qword ptr gs:[rip {}], 5", depth, _COUNT_SIZE)]
+
+
+def _clear_branch_history(request: NativeRequest) -> list[Item]:
+    """What a classic program does at its end before the kernel goes on, unless its loader may do anything."""
+    bhi = request.mitigations.bhi
+    if bhi is Bhi.OFF or request.privileged or not request.was_classic:
+        return []
+    items: list[Item] = []
+    if bhi is Bhi.LOOP:
+        items += ["push rax", "push rcx", *count_call(request)]
+        items += [Far("call", request.symbols["clear_bhb_loop"]), "pop rcx", "pop rax"]
+    if bhi is Bhi.HW or request.features.hypervisor:
+        items.append(FIXED["ibhf"])
+    return items
+
+
 def epilogue(ctx: Context) -> list[Item]:
     """Restore registers and frame and return to the caller."""
-    items = join(pops(ctx), ["leave"])
-    if ctx.request.mitigations.return_thunk:
+    mitigations = ctx.request.mitigations
+    items = join(_clear_branch_history(ctx.request), pops(ctx), ["leave"])
+    if mitigations.return_thunk:
         items.append(Far("jmp", ctx.request.symbols["x86_return_thunk"]))
     else:
-        items.append("ret")
+        items += ["ret", "int3"] if mitigations.sls else ["ret"]
     return items

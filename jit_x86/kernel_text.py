@@ -65,10 +65,11 @@ def _stub_lines(stubs: Sequence[Stub]) -> Iterator[str]:
         yield f"jmp {'__leave_trap' if stub.leaving else '__leaf_trap'}"
 
 
-def _thunk_lines() -> Iterator[str]:
-    for reg in _THUNK_REGS:
-        yield f"ENTRY(__x86_indirect_thunk_{reg})"
-        yield f"jmp {reg}"
+def _thunk_lines(mitigations: Mitigations) -> Iterator[str]:
+    for name in dict.fromkeys(["__x86_indirect_thunk_", mitigations.indirect_thunk]):
+        for reg in _THUNK_REGS if name else ():
+            yield f"ENTRY({name}{reg})"
+            yield f"jmp {reg}"
 
 
 def _expand(
@@ -114,7 +115,7 @@ def build_kernel_text(
     lines: list[str] = ["__text_start:"]
     parts = [*(sources if sources is not None else _source_files())]
     parts.append(("stubs", "\n".join(_stub_lines(stubs))))
-    parts.append(("thunks", "\n".join(_thunk_lines())))
+    parts.append(("thunks", "\n".join(_thunk_lines(mitigations))))
     for where, text in parts:
         lines += _expand(where, text, constants, mitigations, names)
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) != len(names) else set()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import KernelError
 from .mm.address_space import AddressSpace
 from .objects import FdTable
+from .verifier.api import Privileges
 
 if TYPE_CHECKING:
     from .kernel import Kernel
@@ -69,6 +70,16 @@ class Task:
     def bpf_capable(self, cap: int = CAP_BPF) -> bool:
         """This capability or CAP_SYS_ADMIN, which implied them before 5.8 and still does."""
         return cap in self.caps or CAP_SYS_ADMIN in self.caps
+
+    @property
+    def privileges(self) -> Privileges:
+        """The capabilities that loading programs asks about."""
+        return Privileges(
+            self.bpf_capable(CAP_BPF),
+            self.bpf_capable(CAP_PERFMON),
+            self.bpf_capable(CAP_NET_ADMIN),
+            self.capable(CAP_SYS_ADMIN),
+        )
 
     def exit(self, kernel: Kernel, code: int) -> None:
         """Close everything and give the memory back; the task stays as a zombie with its code."""

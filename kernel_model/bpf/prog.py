@@ -12,9 +12,9 @@ from ..errors import KernelError
 from ..interpreter import Program
 from ..isa import opcodes as op
 from ..isa.insn import INSN_SIZE, Insn, encode
-from ..isa.native import NativeImage, NativeRequest
+from ..isa.native import Cfi, NativeImage, NativeRequest
 from ..objects import KObject
-from ..verifier.api import ProgramSpec, VerifiedProgram
+from ..verifier.api import Privileges, ProgramSpec, VerifiedProgram
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -74,7 +74,7 @@ class BpfProg(KObject):
         self.run_cnt = 0
         self.callbacks = _callbacks(verified)
         """Numbers of the functions whose addresses the program takes."""
-        self.request = _request(kernel, verified)
+        self.request = _request(kernel, verified, spec.privileges)
         self.frame_bytes = kernel.compiler.frame_bytes(self.request)
         self.image: NativeImage | None = None
         self.addr = self._aux = 0
@@ -96,8 +96,12 @@ class BpfProg(KObject):
     def _install(self, kernel: Kernel, image: NativeImage) -> None:
         """Put the machine code in place, with its symbols and exception table entries."""
         for number, function in enumerate(image.functions):
-            kernel.text.poke(function.addr, function.code)
-            kernel.text.add_symbol(self._symbol(number, function.name), function.addr, len(function.code))
+            begin = function.addr - len(function.prefix)
+            kernel.text.poke(begin, function.prefix + function.code)
+            name = self._symbol(number, function.name)
+            kernel.text.add_symbol(name, function.addr, len(function.code))
+            if kernel.mitigations.cfi is Cfi.FINEIBT:
+                kernel.text.add_symbol(f"__cfi_{name}", begin, len(function.prefix))
             for entry in function.exceptions:
                 fixup = function.addr + entry.fixup_off
                 kernel.extable[function.addr + entry.off] = (fixup, entry.x86_reg)
@@ -284,7 +288,7 @@ class BpfProg(KObject):
         for function in self.image.functions if self.image else ():
             for entry in function.exceptions:
                 kernel.extable.pop(function.addr + entry.off, None)
-            kernel.text.free(function.addr)
+            kernel.text.free(function.addr - len(function.prefix))
         for held in self.maps:
             if self in held.poke_progs:
                 held.poke_progs.remove(self)
@@ -319,25 +323,31 @@ def _callbacks(verified: VerifiedProgram) -> tuple[int, ...]:
     return tuple(sorted(number for number in taken if number is not None))
 
 
-def _request(kernel: Kernel, verified: VerifiedProgram) -> NativeRequest:
+def _request(kernel: Kernel, verified: VerifiedProgram, privileges: Privileges) -> NativeRequest:
     symbols = {name: kernel.text.symbol(symbol) for name, symbol in _JIT_SYMBOLS.items()}
+    symbols |= {name: kernel.data[name] for name in _JIT_PERCPU}
+    thunk = kernel.mitigations.indirect_thunk
+    if thunk:
+        symbols[thunk + "rcx"] = kernel.text.symbol(thunk + "rcx")
     return NativeRequest(
         verified.insns,
         verified.subprogs,
-        symbols | {"this_cpu_off": kernel.data["this_cpu_off"]},
+        symbols,
         {name: kernel.layout.offset(name) for name in _JIT_OFFSETS},
         kernel.features,
         kernel.mitigations,
         verified.pokes,
         was_classic=verified.flags.get("was_classic", False),
+        privileged=privileges.sys_admin,
     )
 
 
 _JIT_SYMBOLS = {
     "__bpf_call_base": "__bpf_call_base",
     "x86_return_thunk": "__x86_return_thunk",
-    "__x86_indirect_thunk_rcx": "__x86_indirect_thunk_rcx",
+    "clear_bhb_loop": "clear_bhb_loop",
     "arch_bpf_timed_may_goto": "arch_bpf_timed_may_goto",
     "bpf_check_timed_may_goto": "bpf_check_timed_may_goto",
 }
+_JIT_PERCPU = ("this_cpu_off", "__x86_call_depth")
 _JIT_OFFSETS = ("bpf_array.map.max_entries", "bpf_array.ptrs", "bpf_prog.bpf_func")

@@ -11,7 +11,7 @@ from ..bpf.prog import BpfProg
 from ..errors import KernelError
 from ..isa.insn import INSN_SIZE
 from ..isa.native import Subprog
-from ..verifier.api import ProgramSpec, Stats, VerifiedProgram
+from ..verifier.api import Privileges, ProgramSpec, Stats, VerifiedProgram
 from .check import check_classic, check_seccomp
 from .convert import Converted, convert_filter
 from .insn import SockFilter
@@ -32,7 +32,14 @@ def _no_map(fd: int) -> MapView:
 class ClassicProg(BpfProg):
     """A converted program. ``classic`` is what the user gave (fkprog), ``starts`` as of Converted."""
 
-    def __init__(self, kernel: Kernel, classic: Sequence[SockFilter], converted: Converted, uid: int) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        classic: Sequence[SockFilter],
+        converted: Converted,
+        uid: int,
+        privileges: Privileges,
+    ) -> None:
         self.classic = tuple(classic)
         self.starts = converted.starts
         verified = VerifiedProgram(
@@ -45,7 +52,9 @@ class ClassicProg(BpfProg):
             log="",
             flags={"was_classic": True},
         )
-        spec = ProgramSpec(converted.insns, BPF_PROG_TYPE_UNSPEC, _no_map, gpl_compatible=True)
+        spec = ProgramSpec(
+            converted.insns, BPF_PROG_TYPE_UNSPEC, _no_map, gpl_compatible=True, privileges=privileges
+        )
         super().__init__(kernel, spec, verified, [], uid)
         self._drop_identity(kernel)
 
@@ -76,7 +85,12 @@ def _call_target(kernel: Kernel, symbol: str) -> int:
     return (distance & 0xFFFF_FFFF) - ((distance & 0x8000_0000) << 1)
 
 
-def create_socket_filter(kernel: Kernel, insns: Sequence[SockFilter], uid: int = 0) -> ClassicProg:
+_ROOT: Final = Privileges()
+
+
+def create_socket_filter(
+    kernel: Kernel, insns: Sequence[SockFilter], uid: int = 0, privileges: Privileges = _ROOT
+) -> ClassicProg:
     """Check, convert and compile a program that reads packets (bpf_prepare_filter()).
 
     ClassicError (EINVAL) with the instruction and the reason when it is refused. The caller owns the
@@ -84,11 +98,13 @@ def create_socket_filter(kernel: Kernel, insns: Sequence[SockFilter], uid: int =
     """
     check_classic(insns)
     converted = convert_filter(insns, kernel.layout, lambda symbol: _call_target(kernel, symbol))
-    return ClassicProg(kernel, insns, converted, uid)
+    return ClassicProg(kernel, insns, converted, uid, privileges)
 
 
-def create_seccomp_filter(kernel: Kernel, insns: Sequence[SockFilter], uid: int = 0) -> ClassicProg:
+def create_seccomp_filter(
+    kernel: Kernel, insns: Sequence[SockFilter], uid: int = 0, privileges: Privileges = _ROOT
+) -> ClassicProg:
     """The same with seccomp's rules: its context is a struct seccomp_data, loads are whole words of it."""
     rewritten = check_seccomp(insns)
     converted = convert_filter(rewritten, kernel.layout, lambda symbol: _call_target(kernel, symbol))
-    return ClassicProg(kernel, insns, converted, uid)
+    return ClassicProg(kernel, insns, converted, uid, privileges)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from .insn import Insn
@@ -43,18 +44,80 @@ class CpuFeatures:
     """What the simulated CPU offers to the JIT."""
 
     bmi2: bool = True
+    """Shifts by a register other than rcx are shlx, shrx and sarx (X86_FEATURE_BMI2)."""
+    hypervisor: bool = False
+    """The CPU is a guest's (X86_FEATURE_HYPERVISOR): with ``Bhi.LOOP`` an IBHF follows the loop."""
+
+
+class Cfi(Enum):
+    """How indirect calls check their targets (``cfi=`` on the kernel's command line)."""
+
+    OFF = "off"
+    KCFI = "kcfi"
+    FINEIBT = "fineibt"
+
+
+class Bhi(Enum):
+    """How classic programs of loaders without CAP_SYS_ADMIN clear the branch history as they end."""
+
+    OFF = "off"
+    LOOP = "loop"
+    """By a call of ``clear_bhb_loop`` (X86_FEATURE_CLEAR_BHB_LOOP)."""
+    HW = "hw"
+    """By the instruction IBHF alone (X86_FEATURE_CLEAR_BHB_HW)."""
 
 
 @dataclass(frozen=True)
 class Mitigations:
-    """How the simulated kernel was told to protect branches (its boot parameters and configuration)."""
+    """How the simulated kernel was told to protect branches (its boot parameters and configuration).
+
+    Source of what each does to an image: arch/x86/net/bpf_jit_comp.c of Linux 6.18. ValueError for what
+    no kernel combines.
+    """
 
     retpoline: bool = True
-    """Indirect jumps go through ``__x86_indirect_thunk_<reg>``."""
+    """Indirect jumps go through ``__x86_indirect_thunk_<reg>``; without, an int3 follows them."""
     return_thunk: bool = True
     """Functions return by a jump to the symbol ``x86_return_thunk`` instead of ``ret``."""
     ibt: bool = False
-    """Functions begin with endbr64."""
+    """Functions begin with endbr64, and tail calls land on one (CONFIG_X86_KERNEL_IBT)."""
+    retpoline_lfence: bool = False
+    """``spectre_v2=retpoline,lfence``: lfence and the plain jump, in the stead of the thunk."""
+    its: bool = False
+    """Indirect jumps go through ``__x86_indirect_its_thunk_<reg>``, whatever the two above say."""
+    call_depth: bool = False
+    """``retbleed=stuff``: every call counts in the per-CPU variable ``__x86_call_depth``, and retpolines
+    are ``__x86_indirect_jump_thunk_<reg>``."""
+    sls: bool = False
+    """int3 behind ``ret`` (CONFIG_MITIGATION_SLS)."""
+    bhi: Bhi = Bhi.OFF
+    cfi: Cfi = Cfi.OFF
+    """What stands in front of functions; FineIBT's without the BHI variant (``cfi=fineibt+bhi``)."""
+    cfi_hash: int = 0x6B4E_2C91
+    """The type hash of program entries (cfi_bpf_hash); Linux draws it anew at every boot."""
+    cfi_subprog_hash: int = 0x3D17_A8F4
+    """The same of other functions (cfi_bpf_subprog_hash)."""
+
+    def __post_init__(self) -> None:
+        if self.cfi is Cfi.FINEIBT and not self.ibt:
+            raise ValueError("FineIBT needs IBT")
+        for value in (self.cfi_hash, self.cfi_subprog_hash):
+            if not 0x80 <= value < 1 << 32 or value >= 0xFFFF_FF80:
+                raise ValueError(f"CFI hash {value:#x} is not one of 32 bits that no byte can hold")
+
+    @property
+    def indirect_thunk(self) -> str:
+        """The symbols of indirect jumps without the register's name; empty when there are none."""
+        if self.its:
+            return "__x86_indirect_its_thunk_"
+        if not self.retpoline or self.retpoline_lfence:
+            return ""
+        return "__x86_indirect_jump_thunk_" if self.call_depth else "__x86_indirect_thunk_"
+
+    @property
+    def return_size(self) -> int:
+        """Bytes of a function's last instruction: a jump to the return thunk, or ``ret`` (and int3)."""
+        return 5 if self.return_thunk else 2 if self.sls else 1
 
 
 @dataclass(frozen=True)
@@ -99,6 +162,8 @@ class NativeRequest:
     pokes: tuple[PokeSite, ...] = ()
     was_classic: bool = False
     """Converted from classic BPF: the prologue lacks the tail-call counter's place."""
+    privileged: bool = True
+    """The loader has CAP_SYS_ADMIN; classic programs of others clear the branch history (``bhi``)."""
     arena_kern_vm_start: int = 0
     """Kernel address of the program's arena, 0 when it has none."""
     arena_user_vm_start: int = 0
@@ -134,6 +199,8 @@ class NativeFunction:
     insn_offs: tuple[int, ...]
     frame_bytes: int
     exceptions: tuple[ExceptionEntry, ...] = ()
+    prefix: bytes = b""
+    """What stands right in front of ``addr`` (kCFI, FineIBT); not counted as the function's."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +226,8 @@ class NativeCompiler(Protocol):
     def compile(
         self, request: NativeRequest, place: Callable[[tuple[int, ...]], tuple[int, ...]]
     ) -> NativeImage:
-        """Compile; ``place`` is asked once with the functions' lengths and answers their addresses.
+        """Compile; ``place`` is asked once with the functions' lengths, prefixes included, and answers
+        where they begin.
 
         Raises NotModelled for an instruction that cannot be compiled, naming it.
         """

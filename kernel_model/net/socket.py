@@ -18,6 +18,7 @@ from .skb import build_skb
 if TYPE_CHECKING:
     from ..bpf.prog import BpfProg
     from ..kernel import Kernel
+    from ..task import Task
     from .device import NetDevice
 
 AF_PACKET = 17
@@ -60,14 +61,14 @@ class Socket(KObject):
         self.detach(kernel)
         self.filter = prog
 
-    def attach_classic(self, kernel: Kernel, insns: Sequence[SockFilter], uid: int) -> None:
+    def attach_classic(self, kernel: Kernel, insns: Sequence[SockFilter], task: Task) -> None:
         """SO_ATTACH_FILTER: replace the filter by a classic program (sk_attach_filter).
 
         KernelError(EPERM) when it is locked, ClassicError (EINVAL) for a bad program, ENOMEM when it and
         the filter that it replaces are larger together than what a socket may have.
         """
         self._check_unlocked()
-        prog = create_socket_filter(kernel, insns, uid)
+        prog = create_socket_filter(kernel, insns, task.uid, task.privileges)
         charged = self.filter.bytes(kernel) if isinstance(self.filter, ClassicProg) else 0
         if prog.bytes(kernel) + charged >= OPTMEM_MAX:
             prog.put(kernel)

@@ -15,9 +15,9 @@ from ..isa.insn import INSN_SIZE, decode
 from ..isa.opcodes import BPF_COMPLEXITY_LIMIT_INSNS, BPF_MAXINSNS
 from ..maps.array import ProgArrayMap
 from ..maps.attr import check_name
-from ..task import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN
+from ..task import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON
 from ..uapi.enums import bpf_prog_type
-from ..verifier.api import Environment, Privileges, ProgramSpec, VerifierError, verify
+from ..verifier.api import Environment, ProgramSpec, VerifierError, verify
 from ..verifier.log import VerifierLog
 from ..verifier.records import UserRecords
 from .bpf import Call, command
@@ -188,12 +188,7 @@ def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec
         name=check_name(attr.blob("prog_name")).decode(),
         gpl_compatible=gpl,
         flags=attr["prog_flags"],
-        privileges=Privileges(
-            task.bpf_capable(CAP_BPF),
-            task.bpf_capable(CAP_PERFMON),
-            task.bpf_capable(CAP_NET_ADMIN),
-            task.capable(CAP_SYS_ADMIN),
-        ),
+        privileges=task.privileges,
         is_btf_fd=is_btf_fd,
         fd_array=_FdArray(call, attr["fd_array"], attr["fd_array_cnt"]),
         btf=ProgramBtfView(btf.parsed()) if btf is not None else None,

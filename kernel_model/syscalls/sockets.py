@@ -72,7 +72,7 @@ def _attach_filter(kernel: Kernel, task: Task, sock: Socket, at: int, size: int)
     if not insns or not 0 < count <= BPF_MAXINSNS:
         raise ClassicError(f"{count} instructions; a program has 1 to {BPF_MAXINSNS}")
     code = task.mm.read(kernel, insns, count * SOCK_FILTER_SIZE)
-    sock.attach_classic(kernel, decode(code), task.uid)
+    sock.attach_classic(kernel, decode(code), task)
 
 
 def _detach_filter(kernel: Kernel, _task: Task, sock: Socket, _at: int, _size: int) -> None:

@@ -119,13 +119,13 @@ class KernelTextArea:
         self._invalidate(addr, len(code))
 
     def free(self, addr: int) -> None:
-        """Give an image back: its symbol goes, its bytes become traps."""
+        """Give an image back: the symbols in it go, its bytes become traps."""
         size = self._images.pop(addr)
         self.poke(addr, bytes([_INT3]) * size)
-        if addr in self._sizes:
-            name, _ = self._sizes.pop(addr)
-            del self._symbols[name]
-            self._sorted.remove(addr)
+        first, last = bisect.bisect_left(self._sorted, addr), bisect.bisect_left(self._sorted, addr + size)
+        for place in self._sorted[first:last]:
+            del self._symbols[self._sizes.pop(place)[0]]
+        del self._sorted[first:last]
         self._free.append((addr, addr + size))
         self._free.sort()
         joined: list[tuple[int, int]] = []

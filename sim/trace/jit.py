@@ -97,7 +97,7 @@ class JitRecorder:
         self._left: tuple[Execution, int, _Frame] | None = None
         self._returning: tuple[Execution, Where] | None = None
         """The execution whose last exit was the last that was seen."""
-        self._leave_size = 5 if machine.kernel.mitigations.return_thunk else 1
+        self._leave_size = machine.kernel.mitigations.return_size
 
     def __enter__(self) -> JitRecorder:
         kernel = self._machine.kernel

@@ -35,7 +35,11 @@ SYMBOLS = {
     "__bpf_call_base": TEXT,
     "x86_return_thunk": TEXT + 0x800,
     "__x86_indirect_thunk_rcx": TEXT + 0x810,
+    "__x86_indirect_its_thunk_rcx": TEXT + 0x820,
+    "__x86_indirect_jump_thunk_rcx": TEXT + 0x830,
+    "clear_bhb_loop": TEXT + 0x840,
     "this_cpu_off": THIS_CPU_OFF,
+    "__x86_call_depth": TEXT + 0x2000,
 }
 OFFSETS = {"bpf_array.map.max_entries": 0x4C, "bpf_array.ptrs": 0x138, "bpf_prog.bpf_func": 0x48}
 MASK = (1 << 64) - 1

@@ -16,6 +16,8 @@ from kernel_model.errors import KernelError, NotModelled
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.native import (
+    Bhi,
+    Cfi,
     CpuFeatures,
     Mitigations,
     NativeCompiler,
@@ -124,6 +126,51 @@ CONFIGURATIONS = [
 ]
 
 
+CONFIGURATIONS += [
+    (
+        request_for(PLAIN, mitigations=Mitigations(return_thunk=False, sls=True)),
+        "0f1f440000 0f1f00 55 4889e5 31c0 c9 c3cc",
+    ),
+    (
+        # The loop's call counts too; 0x81000840 and 0x81002000 lie this far from the image.
+        replace(
+            request_for(PLAIN, mitigations=Mitigations(return_thunk=False, bhi=Bhi.LOOP, call_depth=True)),
+            was_classic=True,
+            privileged=False,
+        ),
+        "0f1f440000 55 4889e5 31c0 50 51 6548c13d ea1f00c1 05 e8 250800c1 59 58 c9 c3",
+    ),
+    (
+        replace(
+            request_for(PLAIN, mitigations=Mitigations(return_thunk=False, bhi=Bhi.HW)),
+            was_classic=True,
+            privileged=False,
+        ),
+        "0f1f440000 55 4889e5 31c0 f3480f1ef8 c9 c3",
+    ),
+    (
+        # In a guest the loop is followed by the fence; a program of root's has neither.
+        replace(
+            request_for(PLAIN, mitigations=Mitigations(return_thunk=False, bhi=Bhi.LOOP)),
+            was_classic=True,
+            privileged=False,
+            features=CpuFeatures(hypervisor=True),
+        ),
+        "0f1f440000 55 4889e5 31c0 50 51 e8 2e0800c1 59 58 f3480f1ef8 c9 c3",
+    ),
+    (
+        replace(
+            request_for(PLAIN, mitigations=Mitigations(return_thunk=False, bhi=Bhi.LOOP)), was_classic=True
+        ),
+        "0f1f440000 55 4889e5 31c0 c9 c3",
+    ),
+    (
+        request_for(PLAIN, mitigations=Mitigations(return_thunk=False, ibt=True, cfi=Cfi.FINEIBT)),
+        "0f1f40d6 0f1f440000 0f1f00 55 4889e5 f30f1efa 31c0 c9 c3",
+    ),
+]
+
+
 @pytest.mark.parametrize(("request_", "code"), CONFIGURATIONS)
 def test_configurations(request_: NativeRequest, code: str) -> None:
     """What the reference host's configuration does not show; the bytes are worked out by hand."""
@@ -139,6 +186,71 @@ def test_indirect_tail_call_without_retpoline() -> None:
     assert "4883c10ce9" in thunk
     ibt = code_of(request_for(insns, subprogs, mitigations=Mitigations(ibt=True)))
     assert "4883c110e9" in ibt, "the endbr64 in front is skipped too"
+
+
+@pytest.mark.parametrize(
+    ("mitigations", "tail"),
+    [
+        (Mitigations(retpoline_lfence=True), "0faee8 ffe1"),
+        (Mitigations(its=True, retpoline_lfence=True), "e9"),
+        (Mitigations(call_depth=True), "e9"),
+        (Mitigations(retpoline=False, sls=True, call_depth=True), "ffe1cc"),
+    ],
+)
+def test_indirect_jumps(mitigations: Mitigations, tail: str) -> None:
+    """ITS goes before lfence, lfence before the thunk; call depth tracking has thunks of its own."""
+    insns = [Insn(op.TAIL_CALL), MOV0, EXIT]
+    request = request_for(insns, [Subprog(0, 3, 0, "main", True, True)], mitigations=mitigations)
+    code = compiled(request).functions[0].code
+    tail_bytes = bytes.fromhex("4883c10c" + tail)
+    at = code.index(tail_bytes) + len(tail_bytes)
+    if tail == "e9":
+        goal = BASE + at + 4 + int.from_bytes(code[at : at + 4], "little", signed=True)
+        assert goal == SYMBOLS[mitigations.indirect_thunk + "rcx"]
+    else:
+        assert mitigations.indirect_thunk == ""
+
+
+def test_calls_are_counted_where_call_depth_is_tracked() -> None:
+    """Helper calls and calls between functions; the counter goes inside the saving of r9."""
+    insns = [Insn(op.CALL, src=op.BPF_PSEUDO_CALL, imm=1), EXIT, Insn(op.CALL, imm=0x40), EXIT]
+    subprogs = [Subprog(0, 2, 64, private_stack=0xFFFF888000100000), Subprog(2, 4)]
+    for function in compiled(
+        request_for(insns, subprogs, mitigations=Mitigations(call_depth=True))
+    ).functions:
+        code = function.code
+        at = code.index(bytes.fromhex("6548c13d"))
+        disp = int.from_bytes(code[at + 4 : at + 8], "little", signed=True)
+        assert function.addr + at + 9 + disp == SYMBOLS["__x86_call_depth"]
+        assert code[at + 8 : at + 10] == b"\x05\xe8"
+        assert (code[at - 2 : at] == bytes.fromhex("4151")) == (b"\x49\xb9" in code), (
+            "r9 is the private stack"
+        )
+
+
+def test_prefixes_stand_in_front_of_functions() -> None:
+    """kCFI: the hash and eleven nops. FineIBT: 16 bytes that check it. Neither belongs to the function."""
+    insns = [Insn(op.CALL, src=op.BPF_PSEUDO_CALL, imm=1), EXIT, MOV0, EXIT]
+    subprogs = [Subprog(0, 2), Subprog(2, 4)]
+    plain = compiled(request_for(insns, subprogs, mitigations=Mitigations()))
+    assert [each.prefix for each in plain.functions] == [b"", b""]
+    kcfi = Mitigations(cfi=Cfi.KCFI, cfi_hash=0x12345678, cfi_subprog_hash=0x9ABCDEF0)
+    for number, value in enumerate(("78563412", "f0debc9a")):
+        each = compiled(request_for(insns, subprogs, mitigations=kcfi)).functions[number]
+        assert each.prefix == bytes.fromhex("b8" + value + "90" * 11)
+        assert each.code[:8] == plain.functions[number].code[:8]
+        assert each.addr % 16 == 0 and each.addr >= BASE + 16
+    fine = replace(kcfi, cfi=Cfi.FINEIBT, ibt=True)
+    first, second = compiled(request_for(insns, subprogs, mitigations=fine)).functions
+    assert first.prefix == bytes.fromhex("f30f1efa 2d78563412 2e0f8503000000")
+    assert second.prefix == bytes.fromhex("f30f1efa 2df0debc9a 2e0f8503000000")
+
+
+def test_impossible_mitigations() -> None:
+    with pytest.raises(ValueError, match="needs IBT"):
+        Mitigations(cfi=Cfi.FINEIBT)
+    with pytest.raises(ValueError, match="CFI hash"):
+        Mitigations(cfi_hash=5)
 
 
 def test_frame_bytes_are_known_beforehand() -> None:
