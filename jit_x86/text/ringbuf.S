@@ -167,3 +167,56 @@ ENTRY(ringbuf_map_update_elem)
 ENTRY(ringbuf_map_delete_elem)
 	mov rax, CONST_MINUS_ENOTSUPP
 	RET
+
+# rdi map, rsi bytes, rdx flags (none), rcx struct bpf_dynptr_kern: 0 or an error and an invalid dynptr.
+ENTRY(bpf_ringbuf_reserve_dynptr)
+	push rcx
+	mov rax, CONST_MINUS_EINVAL
+	test rdx, rdx
+	jnz bpf_ringbuf_reserve_dynptr_fail
+	mov esi, esi
+	mov rax, CONST_MINUS_E2BIG
+	cmp esi, CONST_DYNPTR_MAX_SIZE
+	ja bpf_ringbuf_reserve_dynptr_fail
+	push rsi
+	mov rdi, [rdi + OFF_bpf_ringbuf_map_rb]
+	call __bpf_ringbuf_reserve
+	pop rsi
+	test rax, rax
+	jz bpf_ringbuf_reserve_dynptr_full
+	pop rcx
+	mov [rcx + OFF_bpf_dynptr_kern_data], rax
+	or esi, CONST_DYNPTR_RINGBUF
+	mov [rcx + OFF_bpf_dynptr_kern_size], esi
+	xor eax, eax
+	mov [rcx + OFF_bpf_dynptr_kern_offset], eax
+	RET
+bpf_ringbuf_reserve_dynptr_full:
+	mov rax, CONST_MINUS_EINVAL
+bpf_ringbuf_reserve_dynptr_fail:
+	pop rcx
+	xor edx, edx
+	mov [rcx + OFF_bpf_dynptr_kern_data], rdx
+	mov [rcx + OFF_bpf_dynptr_kern_size], edx
+	mov [rcx + OFF_bpf_dynptr_kern_offset], edx
+	RET
+
+# rdi struct bpf_dynptr_kern, rsi flags.
+ENTRY(bpf_ringbuf_discard_dynptr)
+	mov edx, 0x40000000
+	jmp bpf_ringbuf_commit_dynptr
+
+ENTRY(bpf_ringbuf_submit_dynptr)
+	xor edx, edx
+bpf_ringbuf_commit_dynptr:
+	mov r8, rdi
+	mov rdi, [r8 + OFF_bpf_dynptr_kern_data]
+	xor eax, eax
+	test rdi, rdi
+	jz bpf_ringbuf_commit_dynptr_done
+	mov [r8 + OFF_bpf_dynptr_kern_data], rax
+	mov [r8 + OFF_bpf_dynptr_kern_size], eax
+	mov [r8 + OFF_bpf_dynptr_kern_offset], eax
+	jmp bpf_ringbuf_commit
+bpf_ringbuf_commit_dynptr_done:
+	RET

@@ -209,6 +209,12 @@ struct bpf_ringbuf {
 
 struct bpf_ringbuf_map { struct bpf_map map; struct bpf_ringbuf *rb; };
 
+/* Dynptrs and number iterators as the kernel has them, and as programs may see them. */
+struct bpf_dynptr_kern { void *data; u32 size; u32 offset; };
+struct bpf_dynptr { u64 __opaque[2]; };
+struct bpf_iter_num_kern { s32 cur; s32 end; };
+struct bpf_iter_num { u64 __opaque[1]; };
+
 struct bpf_bloom_filter {
 	struct bpf_map map;
 	u32 bitset_mask;

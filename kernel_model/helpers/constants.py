@@ -27,6 +27,9 @@ _OTHERS: Final = {
     "BPF_MAX_LOOPS": 8 << 20,
     # The largest record of a ring buffer (RINGBUF_MAX_RECORD_SZ); flags and questions of its helpers.
     "RINGBUF_MAX_RECORD_SZ": 0x3FFF_FFFF,
+    # Dynptrs: the largest size, and the type of ring buffer records at its place in the size word.
+    "DYNPTR_MAX_SIZE": 0xFF_FFFF,
+    "DYNPTR_RINGBUF": 2 << 28,
     "BPF_RB_NO_WAKEUP": 1,
     "BPF_RB_FORCE_WAKEUP": 2,
     "BPF_RB_AVAIL_DATA": 0,

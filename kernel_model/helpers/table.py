@@ -24,6 +24,9 @@ from .prototypes import (
     ARG_CONST_SIZE_OR_ZERO,
     ARG_PTR_TO_CONST_STR,
     ARG_PTR_TO_CTX,
+    ARG_PTR_TO_DYNPTR,
+    ARG_PTR_TO_DYNPTR_LOCAL,
+    ARG_PTR_TO_DYNPTR_RINGBUF,
     ARG_PTR_TO_FIXED_SIZE_MEM,
     ARG_PTR_TO_FUNC,
     ARG_PTR_TO_MAP_KEY,
@@ -33,10 +36,12 @@ from .prototypes import (
     ARG_PTR_TO_STACK_OR_NULL,
     ARG_PTR_TO_UNINIT_MEM,
     MEM_ALIGNED,
+    MEM_RDONLY,
     MEM_UNINIT,
     MEM_WRITE,
     OBJ_RELEASE,
     PTR_MAYBE_NULL,
+    RET_PTR_TO_DYNPTR_MEM_OR_NULL,
     RET_PTR_TO_MAP_VALUE_OR_NULL,
     RET_PTR_TO_RINGBUF_MEM_OR_NULL,
     RET_VOID,
@@ -109,6 +114,8 @@ _RO, _OUT, _SIZE, _SIZE0 = (
     ARG_CONST_SIZE_OR_ZERO,
 )
 _RO0 = _RO | PTR_MAYBE_NULL
+_DYNPTR = ARG_PTR_TO_DYNPTR | MEM_RDONLY
+_SAMPLE = ARG_PTR_TO_DYNPTR_RINGBUF | OBJ_RELEASE
 _NET = (SOCKET, TC, XDP)
 
 
@@ -229,6 +236,31 @@ _MODELLED: Final[dict[str, _Spec]] = {
         _proto(ARG_PTR_TO_RINGBUF_MEM | OBJ_RELEASE, _ANY, ret=RET_VOID), _everywhere("bpf_ringbuf_discard")
     ),
     "ringbuf_query": _spec(_proto(_MAP, _ANY), _everywhere("bpf_ringbuf_query")),
+    # dynptrs
+    "ringbuf_reserve_dynptr": _spec(
+        _proto(_MAP, _ANY, _ANY, ARG_PTR_TO_DYNPTR_RINGBUF | MEM_UNINIT),
+        (BASE_BPF, "bpf_ringbuf_reserve_dynptr"), "EINVAL", "E2BIG",
+    ),
+    "ringbuf_submit_dynptr": _spec(
+        _proto(_SAMPLE, _ANY, ret=RET_VOID), (BASE_BPF, "bpf_ringbuf_submit_dynptr")
+    ),
+    "ringbuf_discard_dynptr": _spec(
+        _proto(_SAMPLE, _ANY, ret=RET_VOID), (BASE_BPF, "bpf_ringbuf_discard_dynptr")
+    ),
+    "dynptr_from_mem": _spec(
+        _proto(_OUT, _SIZE0, _ANY, ARG_PTR_TO_DYNPTR_LOCAL | MEM_UNINIT | MEM_WRITE),
+        (BASE_BPF, "bpf_dynptr_from_mem"), "EINVAL", "E2BIG",
+    ),
+    "dynptr_read": _spec(
+        _proto(_OUT, _SIZE0, _DYNPTR, _ANY, _ANY), (BASE_BPF, "bpf_dynptr_read"), "EINVAL", "E2BIG"
+    ),
+    "dynptr_write": _spec(
+        _proto(_DYNPTR, _ANY, _RO, _SIZE0, _ANY), (BASE_BPF, "bpf_dynptr_write"), "EINVAL", "E2BIG"
+    ),
+    "dynptr_data": _spec(
+        _proto(_DYNPTR, _ANY, ARG_CONST_ALLOC_SIZE_OR_ZERO, ret=RET_PTR_TO_DYNPTR_MEM_OR_NULL),
+        (BASE_BPF, "bpf_dynptr_data"),
+    ),
     # strings
     "strncmp": _spec(_proto(_RO, _SIZE, ARG_PTR_TO_CONST_STR), (BASE, "bpf_strncmp")),
     "strtol": _spec(_TEXT_TO_NUMBER, (BASE, "bpf_strtol"), "EINVAL", "ERANGE"),

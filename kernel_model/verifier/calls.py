@@ -15,11 +15,13 @@ from kernel_model.uapi.enums import bpf_func_id as f
 from kernel_model.uapi.enums import bpf_map_type as m
 
 from . import bounds as bd
+from . import dynptr
 from .api import MapView
 from .env import Env, func_id_name
 from .maprules import BPF_F_RDONLY_PROG, ELIDES_NULL, check_map_and_helper
 from .memory import NO_REG, check_alignment, check_mem_access, check_ptr_off, may_access_packet
 from .memory_args import check_helper_mem, check_mem_size
+from .objects import slice_extra, type_of
 from .operands import check_bounds, leaks_pointer, read_reg, scratch_caller_saved
 from .precision import mark_chain_precision, mark_precise_batch, want_slot
 from .refs import acquire_reference, check_resource_leak, clear_packet_pointers, release_reference
@@ -27,6 +29,7 @@ from .regs import (
     BASE_MASK,
     CONST_PTR_TO_DYNPTR,
     CONST_PTR_TO_MAP,
+    DYNPTR_FLAGS,
     MEM_RDONLY,
     MEM_RINGBUF,
     NOT_INIT_REG,
@@ -119,6 +122,7 @@ class CallMeta:
     __slots__ = (
         "access_size",
         "const_map_key",
+        "dynptr_id",
         "func_id",
         "map",
         "mem_size",
@@ -144,6 +148,7 @@ class CallMeta:
         self.release_regno = 0
         self.subprogno = 0
         self.const_map_key = 0
+        self.dynptr_id = 0
 
 
 def value_pointer_type(env: Env, reg: Reg) -> Reg:
@@ -169,6 +174,8 @@ def _check_reg_type(env: Env, regno: int, arg: int) -> None:
         raise env.not_modelled(f"helper argument type {arg & p.BASE_MASK}")
     reg = env.frame.regs[regno]
     kind = reg.type
+    if arg & p.BASE_MASK == p.ARG_PTR_TO_MEM:
+        kind &= ~DYNPTR_FLAGS
     if arg & p.MEM_RDONLY:
         kind &= ~MEM_RDONLY
     if arg & p.PTR_MAYBE_NULL:
@@ -181,6 +188,8 @@ def _check_reg_type(env: Env, regno: int, arg: int) -> None:
 
 def _check_arg_off(env: Env, reg: Reg, regno: int, arg: int) -> None:
     if arg & p.OBJ_RELEASE:
+        if arg & p.BASE_MASK == p.ARG_PTR_TO_DYNPTR and reg.type == PTR_TO_STACK:
+            return
         if reg.off:
             raise env.reject(
                 errno.EINVAL,
@@ -267,7 +276,9 @@ def _check_arg(env: Env, index: int, meta: CallMeta, proto: HelperProto) -> None
         _check_reg_type(env, regno, arg)
         _check_arg_off(env, reg, regno, arg)
     if arg & p.OBJ_RELEASE:
-        if not reg.ref and not reg.is_null:
+        if base == p.ARG_PTR_TO_DYNPTR:
+            dynptr.check_release(env, reg, regno)
+        elif not reg.ref and not reg.is_null:
             raise env.reject(errno.EINVAL, f"R{regno} must be referenced when passed to release function\n")
         meta.release_regno = regno
     if reg.ref:
@@ -291,6 +302,8 @@ def _check_arg(env: Env, index: int, meta: CallMeta, proto: HelperProto) -> None
             raise env.reject(errno.EACCES, f"R{regno} is not a known constant'\n")
         meta.mem_size = reg.bounds.value & bd.U32
         mark_chain_precision(env, regno)
+    elif base == p.ARG_PTR_TO_DYNPTR:
+        dynptr.process(env, regno, arg)
     elif base == p.ARG_PTR_TO_FUNC:
         meta.subprogno = reg.extra
     elif base == p.ARG_PTR_TO_CONST_STR:
@@ -378,7 +391,7 @@ def _returned(env: Env, proto: HelperProto, meta: CallMeta) -> Reg:
             flag &= ~PTR_MAYBE_NULL
         return pointer(PTR_TO_MAP_VALUE | flag, the_map)
     if base == p.RET_PTR_TO_MEM:
-        return pointer(PTR_TO_MEM | flag, extra=meta.mem_size)
+        return pointer(PTR_TO_MEM | flag, extra=slice_extra(meta.mem_size, meta.dynptr_id))
     raise env.not_modelled(f"return type {base} of func {func_id_name(meta.func_id)}#{meta.func_id}")
 
 
@@ -404,6 +417,20 @@ def _refine(env: Env, proto: HelperProto, meta: CallMeta) -> None:
     regs[0] = scalar(check_bounds(env, out, "retval"))
 
 
+def _check_dynptr_call(env: Env, meta: CallMeta) -> bool:
+    """What single dynptr helpers want besides their prototype; True when the call may move the packet."""
+    regs = env.frame.regs
+    if meta.func_id == f.BPF_FUNC_dynptr_from_mem and regs[1].type != PTR_TO_MAP_VALUE:
+        words = type_str(regs[1].type)
+        raise env.reject(errno.EACCES, f"Unsupported reg type {words} for bpf_dynptr_from_mem data\n")
+    if meta.func_id == f.BPF_FUNC_dynptr_data:
+        found = dynptr.described(env, regs[1])
+        meta.dynptr_id, meta.ref = found.id, found.ref
+    elif meta.func_id == f.BPF_FUNC_dynptr_write:
+        return type_of(dynptr.described(env, regs[1])) in dynptr.CHANGES_PACKET
+    return False
+
+
 def check_helper_call(env: Env, insn: Insn) -> None:
     """A call by number: find the prototype, check every argument, set R0."""
     from . import callbacks
@@ -419,8 +446,11 @@ def check_helper_call(env: Env, insn: Insn) -> None:
     for i in range(meta.access_size):
         check_mem_access(env, env.insn_idx, meta.regno, i, 1, True, NO_REG)
     regs = env.frame.regs
+    changes_packet = row.changes_packet
     if meta.release_regno:
-        if meta.ref:
+        if proto.args[meta.release_regno - 1] & p.BASE_MASK == p.ARG_PTR_TO_DYNPTR:
+            dynptr.release(env, regs[meta.release_regno])
+        elif meta.ref:
             if not release_reference(env, meta.ref):
                 raise env.reject(
                     errno.EINVAL,
@@ -433,6 +463,7 @@ def check_helper_call(env: Env, insn: Insn) -> None:
             )
     if func_id == f.BPF_FUNC_tail_call:
         check_resource_leak(env, "tail_call", True)
+    changes_packet |= _check_dynptr_call(env, meta)
     callbacks.run(env, insn, meta)
     for i in range(6):
         regs[i] = NOT_INIT_REG
@@ -443,6 +474,8 @@ def check_helper_call(env: Env, insn: Insn) -> None:
     if func_id == f.BPF_FUNC_ringbuf_reserve:
         ref = acquire_reference(env)
         result = Reg(result.type, result.bounds, 0, ref, result.map, result.extra, 0, ref)
+    elif func_id == f.BPF_FUNC_dynptr_data:
+        result = Reg(result.type, result.bounds, 0, result.id, None, result.extra, 0, meta.ref)
     regs[0] = result
     _refine(env, proto, meta)
     check_map_and_helper(env, meta.map, func_id)
@@ -450,5 +483,5 @@ def check_helper_call(env: Env, insn: Insn) -> None:
         # A tail call that comes back has done nothing; one that succeeds leaves the function.
         if len(env.cur.frames) > 1:
             callbacks.leave_by_hidden_exit(env, UNKNOWN_REG, packets_stale=True)
-    elif row.changes_packet:
+    elif changes_packet:
         clear_packet_pointers(env)

@@ -55,6 +55,7 @@ class InsnAux:
         "fastcall_pattern",
         "fastcall_spills_num",
         "force_checkpoint",
+        "is_iter_next",
         "jmp_point",
         "live_regs_before",
         "loop_fit_for_inline",
@@ -84,6 +85,7 @@ class InsnAux:
         self.jmp_point = False
         self.force_checkpoint = False
         self.calls_callback = False
+        self.is_iter_next = False
         self.live_regs_before = 0
         self.scc = 0
         self.ptr_type = 0
@@ -301,6 +303,11 @@ class Env:
     @property
     def subprog_cnt(self) -> int:
         return len(self.subprogs) - 1
+
+    def iter_name(self, btf_id: int) -> str:
+        """``num`` for the kernel's struct bpf_iter_num."""
+        btf = self.kernel.btf
+        return btf.type(btf_id).name.removeprefix("bpf_iter_") if btf is not None else ""
 
     def is_global(self, subprog: int) -> bool:
         """The function has global linkage by its BTF."""

@@ -30,6 +30,7 @@ from .regs import (
     BPF_MAX_VAR_OFF,
     CONST_PTR_TO_MAP,
     MEM_RDONLY,
+    MEM_SIZE,
     NOT_INIT,
     PACKET_POINTERS,
     PTR_MAYBE_NULL,
@@ -273,7 +274,7 @@ def _memory(env: Env, regno: int, reg: Reg, off: int, size: int, write: bool, va
     if write:
         _no_leak(env, value, "mem")
     if not (read_only and reg.type & PTR_UNTRUSTED):
-        check_region(env, regno, off, size, reg.extra, False)
+        check_region(env, regno, off, size, reg.extra & MEM_SIZE, False)
     if value >= 0 and (not write or read_only):
         env.frame.regs[value] = UNKNOWN_REG
 

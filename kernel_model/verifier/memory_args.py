@@ -14,6 +14,7 @@ from .regs import (
     BASE_MASK,
     BPF_MAX_VAR_SIZ,
     MEM_RDONLY,
+    MEM_SIZE,
     PACKET_POINTERS,
     PTR_TO_BTF_ID,
     PTR_TO_BUF,
@@ -48,7 +49,7 @@ def check_helper_mem(
     elif base == PTR_TO_MEM:
         if reg.type & MEM_RDONLY:
             _no_write(env, regno, reg, write)
-        check_region(env, regno, reg.off, size, reg.extra, zero_ok)
+        check_region(env, regno, reg.off, size, reg.extra & MEM_SIZE, zero_ok)
     elif base == PTR_TO_STACK:
         stack.check_range_initialized(env, regno, reg.off, size, zero_ok, write, meta)
     elif base in (PTR_TO_BUF, PTR_TO_BTF_ID):

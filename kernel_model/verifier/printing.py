@@ -6,14 +6,16 @@ from __future__ import annotations
 from typing import Final
 
 from . import bounds as bd
-from . import tnum
+from . import objects, tnum
 from .api import LineInfo
 from .bounds import Bounds
 from .env import Env
 from .regs import (
     BASE_MASK,
     BPF_ADD_CONST,
+    CONST_PTR_TO_DYNPTR,
     CONST_PTR_TO_MAP,
+    MEM_SIZE,
     NOT_INIT,
     PACKET_POINTERS,
     PTR_TO_ARENA,
@@ -25,10 +27,19 @@ from .regs import (
     Reg,
     type_str,
 )
-from .state import BPF_REG_SIZE, SLOT_CHARS, STACK_SPILL, FuncState, VerifierState
+from .state import (
+    BPF_REG_SIZE,
+    SLOT_CHARS,
+    STACK_DYNPTR,
+    STACK_ITER,
+    STACK_SPILL,
+    FuncState,
+    VerifierState,
+)
 
 _MIN_ALIGNMENT: Final = 8
 _ALIGNMENT: Final = 40
+_OBJECTS: Final = (STACK_DYNPTR, STACK_ITER)
 ALL_REGS: Final = (1 << 11) - 1
 ALL_SLOTS: Final = (1 << 64) - 1
 
@@ -116,7 +127,9 @@ def reg_text(frame: FuncState, reg: Reg, precise: bool) -> str:
     if kind in PACKET_POINTERS:
         parts.append(f"r={unsigned_text(reg.extra & bd.U64)}")
     if kind & BASE_MASK == PTR_TO_MEM:
-        parts.append(f"sz={unsigned_text(reg.extra)}")
+        parts.append(f"sz={unsigned_text(reg.extra & MEM_SIZE)}")
+    if kind == CONST_PTR_TO_DYNPTR:
+        parts.append(f"type={objects.type_name(objects.type_of(reg))}")
     if b.mask == 0:
         if b.value:
             parts.append(f"imm={signed_text(bd.s64(b.value))}")
@@ -127,6 +140,17 @@ def reg_text(frame: FuncState, reg: Reg, precise: bool) -> str:
         if b.mask != bd.U64:
             parts.append(f"var_off={tnum.text(b.tnum)}")
     return f"{text}({','.join(parts)})"
+
+
+def _object(env: Env, frame: FuncState, spi: int, out: list[str]) -> None:
+    """A slot of a dynptr or an iterator: printed once, at the place of its lowest address."""
+    slot = frame.stack[spi]
+    if slot.types[7] == STACK_ITER:
+        if slot.reg.ref:
+            name = env.iter_name(objects.iter_btf_id(slot.reg))
+            out.append(objects.iter_text(slot.reg, -(spi + 1) * BPF_REG_SIZE, name))
+    elif not objects.is_first(slot.reg):
+        out.append(objects.dynptr_text(frame.stack[spi + 1].reg, -(spi + 2) * BPF_REG_SIZE))
 
 
 def print_state(env: Env, state: VerifierState, frameno: int, everything: bool) -> None:
@@ -149,7 +173,9 @@ def print_state(env: Env, state: VerifierState, frameno: int, everything: bool) 
             continue
         letters = "".join(SLOT_CHARS[kind] for kind in types)
         at = -(i + 1) * BPF_REG_SIZE
-        if types[7] == STACK_SPILL:
+        if types[7] in _OBJECTS:
+            _object(env, frame, i, out)
+        elif types[7] == STACK_SPILL:
             precise = all_precise or bool(frame.precise_slots >> i & 1)
             out.append(f" fp{at}={letters[: types.index(STACK_SPILL)]}{reg_text(frame, slot.reg, precise)}")
         else:

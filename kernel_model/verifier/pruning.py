@@ -15,6 +15,7 @@ from . import bounds as bd
 from . import tnum
 from .cfg import is_may_goto
 from .env import BPF_COMPLEXITY_LIMIT_STATES, Env, Reject
+from .objects import ACTIVE, iter_depth, iter_state, same_iter
 from .precision import (
     mark_all_scalars_precise,
     mark_precise_batch,
@@ -45,7 +46,10 @@ from .regs import (
 from .state import (
     EMPTY_SLOT,
     SPILLED_ALL,
+    STACK_DYNPTR,
     STACK_INVALID,
+    STACK_IRQ_FLAG,
+    STACK_ITER,
     STACK_MISC,
     STACK_SPILL,
     STACK_ZERO,
@@ -60,6 +64,7 @@ EXACT: Final = 1
 RANGE_WITHIN: Final = 2
 
 _MAX_BACKEDGE_ITERS: Final = 64
+_OBJECTS: Final = (STACK_DYNPTR, STACK_ITER, STACK_IRQ_FLAG)
 _INVALID8: Final = bytes(8)
 _MISC: Final = bytes((STACK_MISC,))
 _INVALID_OR_MISC: Final = bytes((STACK_INVALID, STACK_MISC))
@@ -200,6 +205,9 @@ def _slot_safe(env: Env, old: Slot, cur: Slot | None, ids: _IdMap, exact: int, p
     if old_types[7] == STACK_SPILL:
         assert cur is not None
         return _reg_safe(env, old.reg, cur.reg, ids, exact, precise)
+    if old_types[7] in _OBJECTS:
+        assert cur is not None
+        return same_iter(old.reg, cur.reg) and ids.same(old.reg.ref, cur.reg.ref)
     return True
 
 
@@ -234,14 +242,16 @@ def _frames_safe(env: Env, old: FuncState, cur: FuncState, insn_idx: int, ids: _
 
 
 def _refs_safe(old: VerifierState, cur: VerifierState, ids: _IdMap) -> bool:
-    if len(old.refs) != len(cur.refs):
+    if len(old.refs) != len(cur.refs) or not ids.same(old.active_irq_id, cur.active_irq_id):
         return False
-    return all(ids.same(a.id, b.id) for a, b in zip(old.refs, cur.refs, strict=True))
+    return all(ids.same(a.id, b.id) and a.irq == b.irq for a, b in zip(old.refs, cur.refs, strict=True))
 
 
 def states_equal(env: Env, old: VerifierState, cur: VerifierState, exact: int) -> bool:
     """Whether following ``cur`` can find nothing that following ``old`` did not."""
     if len(old.frames) != len(cur.frames) or (old.speculative and not cur.speculative):
+        return False
+    if old.active_preempt_locks != cur.active_preempt_locks or old.active_rcu_lock != cur.active_rcu_lock:
         return False
     ids = _IdMap(env.id_gen)
     if (old.refs or cur.refs) and not _refs_safe(old, cur, ids):
@@ -473,6 +483,23 @@ def widen_imprecise_scalars(env: Env, old: VerifierState, cur: VerifierState) ->
                     b.stack[i] = Slot(now.types, reg)
 
 
+def _iter_is_active(cur: VerifierState) -> bool:
+    """The iterator that R1 points to may yield another element."""
+    reg = cur.frames[-1].regs[1]
+    spi = (-(reg.off + bd.s64(reg.bounds.value)) - 1) // 8
+    return iter_state(cur.frames[reg.frameno].stack[spi].reg) == ACTIVE
+
+
+def _iter_depths_differ(old: VerifierState, cur: VerifierState) -> bool:
+    """Some iterator has moved on, so the program is not where it was."""
+    for a, b in zip(old.frames, cur.frames, strict=True):
+        for before, now in zip(a.stack, b.stack, strict=False):
+            active = before.types[0] == STACK_ITER and iter_state(before.reg) == ACTIVE
+            if active and iter_depth(before.reg) != iter_depth(now.reg):
+                return True
+    return False
+
+
 def _equal_on_path(env: Env, state: VerifierState, cur: VerifierState, insn_idx: int) -> tuple[bool, bool]:
     """For a kept state of this very path: (the loop converged, look no further than a miss).
 
@@ -488,11 +515,15 @@ def _equal_on_path(env: Env, state: VerifierState, cur: VerifierState, insn_idx:
         and states_equal(env, state, cur, RANGE_WITHIN)
     ):
         return True, True
+    if env.aux[insn_idx].is_iter_next:
+        hit = states_equal(env, state, cur, RANGE_WITHIN) and _iter_is_active(cur)
+        return hit, hit
     if env.aux[insn_idx].calls_callback:
         return states_equal(env, state, cur, RANGE_WITHIN), False
     if (
         _maybe_looping(state, cur)
         and states_equal(env, state, cur, EXACT)
+        and not _iter_depths_differ(state, cur)
         and state.may_goto_depth == cur.may_goto_depth
         and state.callback_unroll_depth == cur.callback_unroll_depth
     ):

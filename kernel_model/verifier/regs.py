@@ -47,12 +47,23 @@ MEM_PERCPU: Final = 1 << 12
 OBJ_RELEASE: Final = 1 << 13
 PTR_UNTRUSTED: Final = 1 << 14
 MEM_UNINIT: Final = 1 << 15
+DYNPTR_TYPE_LOCAL: Final = 1 << 16
+DYNPTR_TYPE_RINGBUF: Final = 1 << 17
 MEM_FIXED_SIZE: Final = 1 << 18
 MEM_ALLOC: Final = 1 << 19
 PTR_TRUSTED: Final = 1 << 20
 MEM_RCU: Final = 1 << 21
+DYNPTR_TYPE_SKB: Final = 1 << 23
+DYNPTR_TYPE_XDP: Final = 1 << 24
 MEM_WRITE: Final = 1 << 25
 MEM_ALIGNED: Final = 1 << 26
+DYNPTR_TYPE_SKB_META: Final = 1 << 27
+DYNPTR_FLAGS: Final = (
+    DYNPTR_TYPE_LOCAL | DYNPTR_TYPE_RINGBUF | DYNPTR_TYPE_SKB | DYNPTR_TYPE_XDP | DYNPTR_TYPE_SKB_META
+)
+"""Which kind of dynptr an argument is, or memory came from."""
+MEM_SIZE: Final = (1 << 32) - 1
+"""Of the ``extra`` of PTR_TO_MEM: the size; above it the id of the dynptr that the memory belongs to."""
 
 TYPE_NAMES: Final = {
     NOT_INIT: "?",
@@ -136,7 +147,8 @@ class Reg:
 
     ``off``: fixed offset of a pointer, or the constant of a BPF_ADD_CONST scalar. ``bounds``: a scalar's
     value, or a pointer's variable offset. ``extra`` by type: packet pointers the number of bytes known
-    to be readable (or AT_PKT_END, BEYOND_PKT_END), memory its size, functions their number.
+    to be readable (or AT_PKT_END, BEYOND_PKT_END), memory its size and whose it is (see dynptr.py),
+    functions their number.
     ``id`` ties registers that came from one another; ``ref`` is the reference it stands for (0: none).
     """
 

@@ -30,6 +30,7 @@ from .regs import (
 )
 from .state import (
     EMPTY_SLOT,
+    STACK_DYNPTR,
     STACK_INVALID,
     STACK_MISC,
     STACK_SPILL,
@@ -128,6 +129,21 @@ def _save(frame: FuncState, spi: int, reg: Reg, size: int) -> None:
     frame.stack[spi] = Slot(kept + _SPILL8[:size], reg)
 
 
+def _destroy_dynptr(env: Env, frame: FuncState, spi: int) -> None:
+    if frame.stack[spi].types[0] == STACK_DYNPTR:
+        from .dynptr import destroy
+
+        destroy(env, frame, spi)
+
+
+def _keep_dynptrs(env: Env, frame: FuncState, low: int, high: int) -> None:
+    """What a helper writes must not be a dynptr."""
+    for off in range(low, high):
+        spi, at = divmod(-off - 1, 8)
+        if spi < len(frame.stack) and frame.stack[spi].types[at] == STACK_DYNPTR:
+            raise env.reject(errno.EACCES, f"potential write to dynptr at off={off} disallowed\n")
+
+
 # ---- writes --------------------------------------------------------------------------------
 
 
@@ -143,6 +159,7 @@ def _write_fixed(env: Env, frame: FuncState, off: int, size: int, value_regno: i
         top = (-off - 1) % 8 + 1
         if sanitize or any(kind not in _FIXED for kind in slot.types[top - size : top]):
             env.aux[insn_idx].nospec_result = True
+    _destroy_dynptr(env, frame, spi)
     if size == 8 and off % 8 == 0:
         env.liveness.mark_write(frame.frameno, 1 << spi)
     _check_fastcall_contract(env, frame, insn_idx, off)
@@ -206,6 +223,8 @@ def _write_var(
     else:
         zero = insn.code & 7 == op.BPF_ST and insn.code & 0xE0 == op.BPF_MEM and insn.imm == 0
     zero_used = False
+    for spi in range((-high) // 8, (-low - 1) // 8 + 1):
+        _destroy_dynptr(env, frame, spi)
     _check_fastcall_contract(env, frame, insn_idx, low)
     for i in range(low, high):
         top = -i - 1
@@ -370,6 +389,7 @@ def check_range_initialized(
         meta = None if meta is not None and meta.raw_mode else meta
         low, high = b.smin + off, b.smax + off
     if meta is not None and meta.raw_mode:
+        _keep_dynptrs(env, frame, low, high + size)
         meta.access_size = size
         meta.regno = regno
         return

@@ -70,6 +70,8 @@ class Ref(NamedTuple):
 
     id: int
     insn_idx: int
+    irq: bool = False
+    """Not a pointer but the interrupt flags of bpf_local_irq_save()."""
 
 
 _NO_REGS: Final = (NOT_INIT_REG,) * 10
@@ -153,6 +155,9 @@ class VerifierState:
     """Everything that is known at one point of one path (struct bpf_verifier_state)."""
 
     __slots__ = (
+        "active_irq_id",
+        "active_preempt_locks",
+        "active_rcu_lock",
         "branches",
         "callback_unroll_depth",
         "cleaned",
@@ -177,6 +182,10 @@ class VerifierState:
     def __init__(self) -> None:
         self.frames: list[FuncState] = []
         self.refs: list[Ref] = []
+        self.active_rcu_lock = 0
+        self.active_preempt_locks = 0
+        self.active_irq_id = 0
+        """The innermost region with interrupts off; 0 outside of all."""
         self.speculative = False
         self.branches = 0
         self.parent: VerifierState | None = None
@@ -202,6 +211,9 @@ class VerifierState:
         out = VerifierState()
         out.frames = [frame.copy() for frame in self.frames]
         out.refs = self.refs[:]
+        out.active_rcu_lock = self.active_rcu_lock
+        out.active_preempt_locks = self.active_preempt_locks
+        out.active_irq_id = self.active_irq_id
         out.speculative = self.speculative
         out.branches = self.branches
         out.parent = self.parent

@@ -408,6 +408,44 @@ RULES: tuple[Rule, ...] = (
         ("Use a constant: a `static const char[]` in read-only data, or a literal number.",),
         Needs.ARGUMENTS,
     ),
+    # ---- dynptrs, iterators, kernel functions, regions ------------------------------------------
+    _rule(
+        "dynptr",
+        r"[Dd]ynptr|has to be at a constant offset|cannot pass in \S+ at an|is an unacquired reference",
+        "a dynptr is not in the state that the call wants",
+        "A dynptr lives in two whole stack slots that only dynptr functions may write; each of them wants it "
+        "either made already, or not yet, and of a certain kind.",
+        (
+            "Make the dynptr on every path before it is used, keep its stack slots for it alone, and "
+            "submit or discard a ring-buffer dynptr exactly once.",
+        ),
+        Needs.ARGUMENTS,
+        Focus.ARGUMENT,
+    ),
+    _rule(
+        "region",
+        r"cannot be used inside (bpf_|.*-ed region)|rcu read (lock|unlock)|enable preemption"
+        r"|is sleepable within|sleepable helper|requires RCU critical section",
+        "a region is left open, closed twice, or sleeps",
+        "RCU, preemption and interrupt regions must be closed on every path before the program ends, and "
+        "nothing inside may sleep.",
+        ("Close the region on this path, too, in the function that opened it.",),
+        Needs.NONE,
+        Focus.SLOT,
+    ),
+    _rule(
+        "kfunc",
+        r"[Kk]ernel function|kernel btf_id|kfunc|kernel func |JIT is required for calling"
+        r"|must be a known constant|[Uu]nrecognized arg#|Possibly NULL pointer passed to trusted"
+        r"|must point to (void, )?scalar|memory, len pair leads|doesn't point to|size cannot be determined"
+        r"|must be referenced or trusted|is expected to be a kernel|Unknown type ID|can not match arg",
+        "a kernel function cannot be called like this",
+        "Kernel functions (kfuncs) are checked against the kernel's BTF: the program type must have them, "
+        "and each argument must be what its type and the suffix of its name say.",
+        ("Compare the call with the function's declaration in vmlinux.h and its flags in the kernel.",),
+        Needs.ARGUMENTS,
+        Focus.ARGUMENT,
+    ),
     _rule(
         "reference-leak",
         r"would lead to reference leak",
