@@ -15,6 +15,7 @@ from ..isa.insn import INSN_SIZE, Insn, encode
 from ..isa.native import Cfi, NativeImage, NativeRequest
 from ..objects import KObject
 from ..verifier.api import Privileges, ProgramSpec, VerifiedProgram
+from .blind import blind_constants, blinding_enabled
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -66,15 +67,19 @@ class BpfProg(KObject):
         """One tag a function: that of its final instructions when there are several (jit_subprogs())."""
         if len(verified.subprogs) > 1:
             self.tags = tuple(_function_tag(verified, number) for number in range(len(verified.subprogs)))
-        self.verified = verified
+        self.blinded = blinding_enabled(kernel, spec.privileges)
+        self.verified = blind_constants(verified, kernel.random.u32) if self.blinded else verified
+        """What both engines run."""
+        self.shown = self.verified if len(verified.subprogs) == 1 else verified
+        """What bpf(2) shows: of several functions only the copies given to the JIT are blinded."""
         self.maps = maps
         self.uid = uid
         self.btf: BtfObject | None = None
         self.load_time = kernel.clock.now()
         self.run_cnt = 0
-        self.callbacks = _callbacks(verified)
+        self.callbacks = _callbacks(self.verified)
         """Numbers of the functions whose addresses the program takes."""
-        self.request = _request(kernel, verified, spec.privileges)
+        self.request = _request(kernel, self.verified, spec.privileges)
         self.frame_bytes = kernel.compiler.frame_bytes(self.request)
         self.image: NativeImage | None = None
         self.addr = self._aux = 0
@@ -114,15 +119,19 @@ class BpfProg(KObject):
 
     def _build_struct(self, kernel: Kernel) -> None:
         layout, memory = kernel.layout["bpf_prog"], kernel.memory
-        code = encode(self.verified.insns)
+        code = encode(self.shown.insns)
         addr = self.addr = kernel.alloc.kmalloc(layout.size + len(code))
         memory.put_u32(addr + layout.offset("type"), self.type)
         memory.put_u32(addr + layout.offset("expected_attach_type"), self.expected_attach_type)
-        memory.put_u32(addr + layout.offset("len"), len(self.verified.insns))
+        memory.put_u32(addr + layout.offset("len"), len(self.shown.insns))
         memory.write(addr + layout.offset("tag"), self.tag)
         memory.write(addr + layout.offset("insnsi"), code)
         flags = layout.member("jited").offset
         bits = (1 << layout.member("jited").bit_offset) if self.image is not None else 0
+        bits |= (1 << layout.member("blinding_requested").bit_offset) if self.blinded else 0
+        bits |= (
+            (1 << layout.member("blinded").bit_offset) if self.blinded and self.shown is self.verified else 0
+        )
         bits |= (1 << layout.member("gpl_compatible").bit_offset) if self.gpl_compatible else 0
         memory.put_u16(addr + flags, bits)
         if self.image is not None:
@@ -207,7 +216,7 @@ class BpfProg(KObject):
         Map addresses become ids, the internal tail call and probe loads their public forms.
         """
         by_addr = {held.addr: held for held in self.maps}
-        out = list(self.verified.insns)
+        out = list(self.shown.insns)
         for index, insn in enumerate(out):
             if insn.code == op.TAIL_CALL:
                 out[index] = Insn(op.CALL, 0, 0, 0, 12)
@@ -245,7 +254,7 @@ class BpfProg(KObject):
     @property
     def xlated_len(self) -> int:
         """Bytes of the final instructions."""
-        return len(self.verified.insns) * INSN_SIZE
+        return len(self.shown.insns) * INSN_SIZE
 
     def ksyms(self, kernel: Kernel) -> list[int]:
         """The addresses of the functions; an interpreted program has one, the interpreter's."""
@@ -258,12 +267,12 @@ class BpfProg(KObject):
     @property
     def func_info(self) -> list[tuple[int, int]]:
         """bpf_func_info records: first slot and BTF type of each function."""
-        return [(each.insn_off, each.type_id) for each in self.verified.func_info]
+        return [(each.insn_off, each.type_id) for each in self.shown.func_info]
 
     @property
     def line_info(self) -> list[tuple[int, int, int, int]]:
         """bpf_line_info records."""
-        lines = self.verified.line_info
+        lines = self.shown.line_info
         return [(each.insn_off, each.file_name_off, each.line_off, each.line_col) for each in lines]
 
     def line_addrs(self) -> list[int]:
@@ -271,7 +280,7 @@ class BpfProg(KObject):
         out: list[int] = []
         if self.image is None:
             return out
-        for slot, *_ in self.line_info:
+        for slot in (each.insn_off for each in self.verified.line_info):
             number = self.program().subprog_at(slot)
             function, start = self.image.functions[number], self.verified.subprogs[number].start
             # A function's first line begins with its prologue.

@@ -13,7 +13,7 @@ from ..bpf.map_object import MapObject
 from ..bpf.prog import BpfProg
 from ..errors import KernelError
 from ..objects import KObject
-from ..task import CAP_BPF
+from ..task import CAP_BPF, CAP_SYSLOG
 from ..uapi import bpf_attr
 from .bpf import Call, command
 
@@ -76,6 +76,8 @@ def _prog_info(call: Call, obj: KObject, given: bpf_attr.Values) -> bytes:
         "verified_insns": obj.verified.stats.insn_processed,
         **{f"{name}_rec_size": size for name, size in _REC_SIZES.items()},
     }
+    # Blinded instructions are shown to those only who may see kernel addresses (bpf_dump_raw_ok()).
+    hidden = obj.blinded and obj.shown is obj.verified and not call.task.capable(CAP_SYSLOG)
     if call.task.bpf_capable(CAP_BPF):
         for name, count, data, unit in (
             ("xlated_prog_insns", "xlated_prog_len", obj.xlated(kernel), 1),
@@ -87,6 +89,9 @@ def _prog_info(call: Call, obj: KObject, given: bpf_attr.Values) -> bytes:
             ("jited_line_info", "nr_jited_line_info", _pack("Q", obj.line_addrs()), 8),
             ("prog_tags", "nr_prog_tags", b"".join(obj.tags), 8),
         ):
+            if name == "xlated_prog_insns" and hidden:
+                known |= {name: 0, count: len(data)}
+                continue
             _array_out(call, given[name], given[count], data, unit)
             known |= {name: given[name], count: len(data) // unit}
     return bpf_attr.BPF_PROG_INFO.pack(**known)

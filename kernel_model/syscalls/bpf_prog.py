@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
+from ..bpf.blind import blinding_enabled
 from ..bpf.btf_object import BtfObject
 from ..bpf.btf_view import ProgramBtfView
 from ..bpf.map_object import MapObject
@@ -121,6 +122,7 @@ def prog_load(call: Call) -> int:
         kernel.layout,
         kernel.text.symbol,
         jit=bool(kernel.sysctl["net/core/bpf_jit_enable"]),
+        blinding=blinding_enabled(kernel, task.privileges),
         nr_cpus=kernel.alloc.nr_cpus,
         observer=kernel.verifier_observer,
     )
