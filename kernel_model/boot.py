@@ -37,6 +37,7 @@ REGISTERED = (
     "kernel_model.syscalls.bpf_test_run",
     "kernel_model.syscalls.epoll",
     "kernel_model.syscalls.files",
+    "kernel_model.syscalls.perf",
     "kernel_model.syscalls.process",
     "kernel_model.syscalls.sockets",
 )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .bpf.link import BpfLink
     from .bpf.map_object import MapObject
     from .bpf.prog import BpfProg
+    from .perf.event import PerfEvent
     from .verifier.api import VerifierObserver
 
 STACK_GUARD = 4096
@@ -96,6 +97,9 @@ class Kernel(Ports):
         self.progs_by_addr: dict[int, BpfProg] = {}
         self.extable: dict[int, tuple[int, str | None]] = {}
         """Kernel text addresses that may fault: where to go on, and which register then reads zero."""
+        self.perf_events: dict[int, PerfEvent] = {}
+        """Perf events by the address of their struct perf_event."""
+        self.next_perf_event_id = 1
         self.tasks: dict[int, Task] = {}
         self.current: Task | None = None
         self.last_error: KernelError | None = None

@@ -58,6 +58,12 @@ class KObject:
     def vma_close(self, writable: bool) -> None:
         """Such a mapping is gone."""
 
+    def vma_closed(self, kernel: Kernel) -> None:
+        """After :meth:`vma_close`, for what goes with the last mapping."""
+
+    def file_released(self, kernel: Kernel, file: File) -> None:
+        """An open file of the object is closed for good; the object is still there."""
+
     def release(self, kernel: Kernel) -> None:
         """Give back what the object owns."""
 
@@ -118,6 +124,7 @@ class File(KObject):
 
     def release(self, kernel: Kernel) -> None:
         """The last descriptor went: drop the object."""
+        self.obj.file_released(kernel, self)
         self.obj.put_user(kernel)
 
 

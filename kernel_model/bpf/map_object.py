@@ -7,10 +7,11 @@ import errno
 from typing import TYPE_CHECKING, cast
 
 from ..errors import KernelError
-from ..maps.array import ProgArrayMap
+from ..maps.array import PerfEventArrayMap, ProgArrayMap
+from ..maps.attr import PRESERVE_ELEMS
 from ..maps.base import BpfMap
 from ..maps.ringbuf import RingbufMap
-from ..objects import EPOLLERR, EPOLLIN, EPOLLRDNORM, KObject
+from ..objects import EPOLLERR, EPOLLIN, EPOLLRDNORM, File, KObject
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -34,6 +35,8 @@ class MapObject(KObject):
         self._kernel = kernel
         self.entries: dict[bytes, KObject] = {}
         """What program arrays and maps of maps refer to, by key: one reference each."""
+        self.by_file: dict[bytes, File] = {}
+        """Through which open file each slot of a perf event array was filled."""
         self.poke_progs: list[BpfProg] = []
         """Programs with direct tail calls through this map; their code is patched when a slot changes."""
         self.owner: tuple[int, int, bool] | None = None
@@ -58,6 +61,14 @@ class MapObject(KObject):
             for key in list(self.entries):
                 self.refer(kernel, key, None)
         self.put(kernel)
+
+    def file_released(self, kernel: Kernel, file: File) -> None:
+        """perf_event_fd_array_release(): the events that were put in through ``file`` go with it."""
+        if not isinstance(self.impl, PerfEventArrayMap) or self.map_flags & PRESERVE_ELEMS:
+            return
+        for key in [key for key, by in self.by_file.items() if by is file]:
+            self.impl.update_ptr(kernel, key, 0)
+            self.refer(kernel, key, None)
 
     def poll(self, kernel: Kernel) -> int:
         """bpf_map_poll(): an error unless the map type can be polled."""
@@ -85,6 +96,7 @@ class MapObject(KObject):
         if obj is not None:
             obj.get()
         old = self.entries.pop(key, None)
+        self.by_file.pop(key, None)
         if obj is not None:
             self.entries[key] = obj
         target = obj if obj is not None and obj.kind == "bpf-prog" else None

@@ -495,6 +495,35 @@ struct bpf_dtab {
 	u32 n_buckets;
 };
 
+/* perf events: what a process maps in front of a ring, and the event itself as maps refer to it */
+
+struct perf_event_mmap_page {
+	u32 version;
+	u32 compat_version;
+	u32 lock;
+	u32 index;
+	s64 offset;
+	u64 time_enabled;
+	u64 time_running;
+	u64 capabilities;
+	u16 pmc_width;
+	u16 time_shift;
+	u32 time_mult;
+	u64 time_offset;
+	u64 time_zero;
+	u32 size;
+	u32 __reserved_1;
+	u64 time_cycles;
+	u64 time_mask;
+	u8 __reserved[928];
+	u64 data_head;
+	u64 data_tail;
+	u64 data_offset;
+	u64 data_size;
+};
+
+struct perf_event { u64 id; s32 cpu; };
+
 /* the network card's driver: rings shared with the device, and the driver's own state */
 
 struct nic_rx_desc { u64 addr; u16 length; u16 status; u32 reserved; };

@@ -42,6 +42,7 @@ class Backing:
     def close(self, kernel: Kernel) -> None:
         """An area less."""
         self.file.obj.vma_close(self.writable)
+        self.file.obj.vma_closed(kernel)
         self.file.put(kernel)
 
 

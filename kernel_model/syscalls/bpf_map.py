@@ -11,10 +11,11 @@ from ..bpf.map_object import FMODE_READ, FMODE_WRITE, MapObject
 from ..bpf.prog import BpfProg
 from ..errors import KernelError, NotModelled
 from ..maps import types as map_types
-from ..maps.array import FdArrayMap, ProgArrayMap
+from ..maps.array import FdArrayMap, PerfEventArrayMap, ProgArrayMap
 from ..maps.attr import RDONLY, WRONLY, Creator, MapAttr
 from ..maps.bloom_filter import BloomFilter
 from ..maps.map_in_map import ArrayOfMaps, HashOfMaps
+from ..perf.event import PerfEvent
 from .bpf import Call, command
 from .table import as_int
 
@@ -112,6 +113,12 @@ def update_value(call: Call, held: MapObject, key: bytes, value: bytes, flags: i
         inner = _inner_for(call, impl, value)
         impl.update_ptr(call.kernel, key, inner.addr, flags)
         held.refer(call.kernel, key, inner)
+    elif isinstance(impl, PerfEventArrayMap):
+        impl.check_update_ptr(key, flags)
+        event = _perf_event_for(call, value)
+        impl.update_ptr(call.kernel, key, event.addr)
+        held.refer(call.kernel, key, event)
+        held.by_file[key] = call.task.files.find(as_int(call.attr["map_fd"]))
     elif isinstance(impl, FdArrayMap):
         raise NotModelled(f"elements of map type {held.map_type}", errno.EOPNOTSUPP)
     else:
@@ -123,6 +130,14 @@ def _prog_for(call: Call, held: MapObject, value: bytes) -> BpfProg:
     prog = call.object(int.from_bytes(value, "little"), BpfProg)
     held.check_owner(prog)
     return prog
+
+
+def _perf_event_for(call: Call, value: bytes) -> PerfEvent:
+    """The perf event behind the descriptor in ``value``; KernelError(EBADF) for another kind of file."""
+    event = call.task.files.find(as_int(int.from_bytes(value, "little"))).obj
+    if not isinstance(event, PerfEvent):
+        raise KernelError(errno.EBADF, f"a {event.kind} is no perf event")
+    return event
 
 
 def _inner_for(call: Call, impl: ArrayOfMaps | HashOfMaps, value: bytes) -> MapObject:

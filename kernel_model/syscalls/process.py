@@ -12,6 +12,7 @@ from ..errors import KernelError, NotModelled
 from ..kconfig import RELEASE
 from ..mm.address_space import PROT_EXEC, PROT_READ, PROT_WRITE, USER_END, Backing
 from ..mm.pages import PAGE_SIZE
+from ..perf.event import PerfEvent
 from .table import as_int, syscall
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def _file_backing(kernel: Kernel, task: Task, fd: int, size: int, prot: int, fla
         raise KernelError(errno.EINVAL, "the offset is no multiple of a page")
     if isinstance(file.obj, MapObject):
         return map_mmap(kernel, file, size, prot, bool(flags & MAP_SHARED), off // PAGE_SIZE)
+    if isinstance(file.obj, PerfEvent):
+        return file.obj.mmap(kernel, file, size, prot, bool(flags & MAP_SHARED), off // PAGE_SIZE)
     raise NotModelled(f"mmap of a {file.obj.kind}", errno.ENODEV)
 
 
