@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .bpf.runtime import Runtime
 from .btf.layout import Layout, kernel_layout
+from .btf.parse import Btf
+from .btf.vmlinux import kernel_btf, parse_kernel_btf
 from .errors import KernelError
 from .fs.bpffs import BpfFs
 from .isa.native import CpuFeatures, Mitigations, NativeCompiler
@@ -66,6 +68,8 @@ class Ports:
     physical: memoryview
     compiler: NativeCompiler
     vmalloc_start: int
+    vmlinux_btf: bytes | None = None
+    """What /sys/kernel/btf/vmlinux shows; None: the types of this kernel itself."""
 
 
 class Kernel(Ports):
@@ -122,6 +126,16 @@ class Kernel(Ports):
     def __getstate__(self) -> dict[str, Any]:
         left_out = self._PORTS | {"runtime"}
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
+
+    # Types
+
+    def btf_data(self) -> bytes:
+        """The bytes of /sys/kernel/btf/vmlinux."""
+        return self.vmlinux_btf if self.vmlinux_btf is not None else kernel_btf()
+
+    def vmlinux(self) -> Btf:
+        """The kernel's types, read when somebody first asks."""
+        return parse_kernel_btf(self.btf_data())
 
     # Kernel stacks
 

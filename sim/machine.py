@@ -7,6 +7,7 @@ import hashlib
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from jit_x86 import Compiler
 from jit_x86.kernel_text import Stub, build_kernel_text
 from kernel_model import boot
 from kernel_model.btf.layout import kernel_layout
+from kernel_model.btf.vmlinux import parse_kernel_btf
 from kernel_model.functions import FUNCTIONS, KernelFunction
 from kernel_model.isa.native import CpuFeatures, Mitigations
 from kernel_model.kernel import Kernel, Ports
@@ -49,6 +51,16 @@ class Config:
     flight_recorder: int = 0
     features: CpuFeatures = field(default_factory=CpuFeatures)
     mitigations: Mitigations = field(default_factory=Mitigations)
+    btf: bytes | None = None
+
+
+def read_btf(btf: str | Path | bytes | None) -> bytes | None:
+    """The bytes of a kernel's BTF; OSError or BtfError when they cannot be read."""
+    if btf is None:
+        return None
+    data = btf if isinstance(btf, bytes) else Path(btf).read_bytes()
+    parse_kernel_btf(data)
+    return data
 
 
 @dataclass
@@ -103,11 +115,14 @@ class Machine:
         flight_recorder: int = 0,
         features: CpuFeatures | None = None,
         mitigations: Mitigations | None = None,
+        btf: str | Path | bytes | None = None,
     ) -> Machine:
         """Power a machine on. The same arguments give the same machine, bit for bit.
 
         ``ram`` is in bytes; ``flight_recorder`` keeps that many last basic blocks for fault reports (it
         slows every block); ``watchdog`` is in seconds of the host's processor for one run, 0 for none.
+        ``btf`` is the BTF of a real kernel (a file, or its bytes), which this one then shows as its own:
+        programs are relocated against it and verified by it.
         ValueError or TypeError for bad arguments, KernelError(ENOMEM) for too little memory.
         """
         return cls(
@@ -121,6 +136,7 @@ class Machine:
                 flight_recorder,
                 features or CpuFeatures(),
                 mitigations or Mitigations(),
+                read_btf(btf),
             )
         )
 
@@ -215,6 +231,7 @@ class Machine:
             self._ram.view,
             self._compiler,
             where.VMALLOC_START,
+            self.config.btf,
         )
 
     # What the CPU asks of the kernel (sim.hardware.cpu.TrapHandler)

@@ -7,11 +7,11 @@ a pointer to something else points at a forward declaration.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 from .build import BtfBuilder
 from .layout import Layout, Member, kernel_layout
-from .parse import Kind
+from .parse import Btf, Kind
 
 _SIGNED, _CHAR = 1, 2
 _INTS = (
@@ -85,3 +85,9 @@ class _Writer:
 def kernel_btf() -> bytes:
     """The blob; the same for every machine."""
     return _Writer(kernel_layout()).write()
+
+
+@lru_cache(maxsize=4)
+def parse_kernel_btf(data: bytes) -> Btf:
+    """The types in a kernel's BTF; machines that show the same bytes share them. BtfError when damaged."""
+    return Btf(data)

@@ -14,6 +14,7 @@ PTR_MAYBE_NULL: Final = 1 << 8
 MEM_RDONLY: Final = 1 << 9
 MEM_RINGBUF: Final = 1 << 10
 OBJ_RELEASE: Final = 1 << 13
+PTR_TRUSTED: Final = 1 << 20
 MEM_UNINIT: Final = 1 << 15
 DYNPTR_TYPE_LOCAL: Final = 1 << 16
 DYNPTR_TYPE_RINGBUF: Final = 1 << 17
@@ -92,3 +93,7 @@ class HelperProto:
     allow_fastcall: bool = False
     """It keeps R1-R5 as they are when the kernel inlines it (bpf_fastcall)."""
     arg_sizes: tuple[int, ...] = (0, 0, 0, 0, 0)
+    arg_btf: tuple[str, ...] = ("", "", "", "", "")
+    """The structures that ARG_PTR_TO_BTF_ID arguments point to, by position."""
+    ret_btf: str = ""
+    """The structure that RET_PTR_TO_BTF_ID points to."""

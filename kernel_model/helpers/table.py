@@ -22,6 +22,7 @@ from .prototypes import (
     ARG_CONST_MAP_PTR,
     ARG_CONST_SIZE,
     ARG_CONST_SIZE_OR_ZERO,
+    ARG_PTR_TO_BTF_ID,
     ARG_PTR_TO_CONST_STR,
     ARG_PTR_TO_CTX,
     ARG_PTR_TO_DYNPTR,
@@ -31,6 +32,7 @@ from .prototypes import (
     ARG_PTR_TO_FUNC,
     ARG_PTR_TO_MAP_KEY,
     ARG_PTR_TO_MAP_VALUE,
+    ARG_PTR_TO_PERCPU_BTF_ID,
     ARG_PTR_TO_RDONLY_MEM,
     ARG_PTR_TO_RINGBUF_MEM,
     ARG_PTR_TO_STACK_OR_NULL,
@@ -41,8 +43,11 @@ from .prototypes import (
     MEM_WRITE,
     OBJ_RELEASE,
     PTR_MAYBE_NULL,
+    PTR_TRUSTED,
+    RET_PTR_TO_BTF_ID,
     RET_PTR_TO_DYNPTR_MEM_OR_NULL,
     RET_PTR_TO_MAP_VALUE_OR_NULL,
+    RET_PTR_TO_MEM_OR_BTF_ID,
     RET_PTR_TO_RINGBUF_MEM_OR_NULL,
     RET_VOID,
     HelperProto,
@@ -74,6 +79,9 @@ XDP: Final = "xdp"
 SK_BASE: Final = "sk_base"
 """bpf_sk_base_func_proto(): network program types."""
 KPROBE: Final = "kprobe"
+FUNCTIONS: Final = "kernel functions"
+"""tracing_prog_func_proto(): programs on kernel functions and BTF-typed tracepoints."""
+LSM: Final = "lsm"
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,8 @@ _RO, _OUT, _SIZE, _SIZE0 = (
 _RO0 = _RO | PTR_MAYBE_NULL
 _DYNPTR = ARG_PTR_TO_DYNPTR | MEM_RDONLY
 _SAMPLE = ARG_PTR_TO_DYNPTR_RINGBUF | OBJ_RELEASE
+_BTF = ARG_PTR_TO_BTF_ID
+_LONG_OUT = ARG_PTR_TO_FIXED_SIZE_MEM | MEM_UNINIT | MEM_WRITE | MEM_ALIGNED
 _NET = (SOCKET, TC, XDP)
 
 
@@ -303,13 +313,79 @@ _MODELLED: Final[dict[str, _Spec]] = {
     "get_stack": _spec(
         _proto(_CTX, _OUT, _SIZE0, _ANY, gpl_only=True), (KPROBE, "bpf_get_stack"), "EINVAL", "EFAULT"
     ),
+    "get_task_stack": _spec(
+        _proto(_BTF, _OUT, _SIZE0, _ANY, gpl_only=True, arg_btf=("task_struct", "", "", "", "")),
+        {BASE_PERFMON: "bpf_get_task_stack", TRACING: "bpf_get_task_stack"}, "EINVAL", "EFAULT",
+    ),
+    "get_current_task_btf": _spec(
+        _proto(gpl_only=True, ret=RET_PTR_TO_BTF_ID | PTR_TRUSTED, ret_btf="task_struct"),
+        {BASE_PERFMON: "bpf_get_current_task", TRACING: "bpf_get_current_task"},
+    ),
+    "task_pt_regs": _spec(
+        _proto(
+            _BTF, gpl_only=True, arg_btf=("task_struct", "", "", "", ""),
+            ret=RET_PTR_TO_BTF_ID, ret_btf="pt_regs",
+        ),
+        {BASE_PERFMON: "bpf_task_pt_regs", TRACING: "bpf_task_pt_regs"},
+    ),
+    "current_task_under_cgroup": _spec(
+        _proto(_MAP, _ANY),
+        {BASE_PERFMON: "bpf_current_task_under_cgroup", TRACING: "bpf_current_task_under_cgroup"},
+        "EINVAL", "EAGAIN",
+    ),
+    "get_current_cgroup_id": _spec(
+        _proto(), {BASE_BPF: "bpf_get_current_cgroup_id", TRACING: "bpf_get_current_cgroup_id"}
+    ),
+    "get_current_ancestor_cgroup_id": _spec(
+        _proto(_ANY),
+        {BASE_BPF: "bpf_get_current_ancestor_cgroup_id", TRACING: "bpf_get_current_ancestor_cgroup_id"},
+    ),
+    # kernel variables
+    "per_cpu_ptr": _spec(
+        _proto(
+            ARG_PTR_TO_PERCPU_BTF_ID, _ANY, ret=RET_PTR_TO_MEM_OR_BTF_ID | PTR_MAYBE_NULL | MEM_RDONLY
+        ),
+        {BASE_BPF: "bpf_per_cpu_ptr", TRACING: "bpf_per_cpu_ptr"},
+    ),
+    "this_cpu_ptr": _spec(
+        _proto(ARG_PTR_TO_PERCPU_BTF_ID, ret=RET_PTR_TO_MEM_OR_BTF_ID | MEM_RDONLY),
+        {BASE_BPF: "bpf_this_cpu_ptr", TRACING: "bpf_this_cpu_ptr"},
+    ),
+    # programs on kernel functions
+    "get_func_arg": _spec(
+        _proto(_CTX, _ANY, _LONG_OUT, arg_sizes=(0, 0, 8, 0, 0)), (FUNCTIONS, "get_func_arg"), "EINVAL"
+    ),
+    "get_func_ret": _spec(
+        _proto(_CTX, _LONG_OUT, arg_sizes=(0, 8, 0, 0, 0)), (FUNCTIONS, "get_func_ret"), "EOPNOTSUPP"
+    ),
+    "get_func_arg_cnt": _spec(_proto(_CTX), (FUNCTIONS, "get_func_arg_cnt")),
+    "d_path": _spec(
+        _proto(_BTF, _OUT, _SIZE0, arg_btf=("path", "", "", "", "")), (FUNCTIONS, "bpf_d_path"), "EINVAL"
+    ),
+    "sock_from_file": _spec(
+        _proto(
+            _BTF, arg_btf=("file", "", "", "", ""), ret=RET_PTR_TO_BTF_ID | PTR_MAYBE_NULL, ret_btf="socket"
+        ),
+        (FUNCTIONS, "bpf_sock_from_file"),
+    ),
+    "skb_output": _spec(
+        _proto(_BTF, _MAP, _ANY, _RO, _SIZE0, gpl_only=True, arg_btf=("sk_buff", "", "", "", "")),
+        (FUNCTIONS, "bpf_skb_output"), "EINVAL", "E2BIG", "ENOENT", "EFAULT",
+    ),
+    "xdp_output": _spec(
+        _proto(_BTF, _MAP, _ANY, _RO, _SIZE0, gpl_only=True, arg_btf=("xdp_buff", "", "", "", "")),
+        (FUNCTIONS, "bpf_xdp_output"), "EINVAL", "E2BIG", "ENOENT", "EFAULT",
+    ),
     # XDP
     "xdp_adjust_head": _spec(_proto(_CTX, _ANY), (XDP, "bpf_xdp_adjust_head"), "EINVAL", changes=True),
     "xdp_adjust_tail": _spec(_proto(_CTX, _ANY), (XDP, "bpf_xdp_adjust_tail"), "EINVAL", changes=True),
     "xdp_adjust_meta": _spec(
         _proto(_CTX, _ANY), (XDP, "bpf_xdp_adjust_meta"), "EINVAL", "EACCES", "ENOTSUPP", changes=True
     ),
-    "xdp_get_buff_len": _spec(_proto(_CTX), (XDP, "bpf_xdp_get_buff_len")),
+    "xdp_get_buff_len": _spec(
+        _proto(_CTX), {XDP: "bpf_xdp_get_buff_len", FUNCTIONS: "bpf_xdp_get_buff_len_trace"},
+        protos={FUNCTIONS: _proto(_BTF, arg_btf=("xdp_buff", "", "", "", ""))},
+    ),
     "xdp_load_bytes": _spec(_proto(_CTX, _ANY, _OUT, _SIZE), (XDP, "bpf_xdp_load_bytes"), "EINVAL", "EFAULT"),
     "xdp_store_bytes": _spec(
         _proto(_CTX, _ANY, _OUT, _SIZE), (XDP, "bpf_xdp_store_bytes"), "EINVAL", "EFAULT"

@@ -7,7 +7,7 @@ from typing import Final
 
 from kernel_model.isa.insn import Insn
 
-from .context import Access, Context, Request, Rewrite, narrow
+from .context import Access, Context, Request, Rewrite, narrow, refuse
 
 PT_REGS_SIZE: Final = 168
 PERF_MAX_TRACE_SIZE: Final = 8192
@@ -61,4 +61,6 @@ def convert_perf_event(rewrite: Rewrite) -> tuple[list[Insn], int]:
 PT_REGS: Final = Context("pt_regs", check_kprobe, None, "4.1")
 TRACEPOINT: Final = Context("(record)", check_tracepoint, None, "4.7")
 RAW_TRACEPOINT: Final = Context("bpf_raw_tracepoint_args", check_raw_tracepoint, None, "4.17")
+ARGUMENTS: Final = Context("(function arguments)", refuse, None, "5.5")
+"""Typed by the target's prototype: kernel_model.verifier.btf_ctx judges these accesses."""
 PERF_EVENT: Final = Context("bpf_perf_event_data", check_perf_event, convert_perf_event, "4.9")

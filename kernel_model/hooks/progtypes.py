@@ -12,7 +12,9 @@ from kernel_model.helpers.table import (
     BASE,
     BASE_BPF,
     BASE_PERFMON,
+    FUNCTIONS,
     KPROBE,
+    LSM,
     SK_BASE,
     SOCKET,
     TC,
@@ -24,7 +26,7 @@ from kernel_model.uapi.enums import bpf_prog_type
 
 from .context import Context
 from .ctx_skb import SKB_SOCKET, SKB_TC, tc_prologue
-from .ctx_tracing import PERF_EVENT, PT_REGS, RAW_TRACEPOINT, TRACEPOINT
+from .ctx_tracing import ARGUMENTS, PERF_EVENT, PT_REGS, RAW_TRACEPOINT, TRACEPOINT
 from .ctx_xdp import XDP_MD
 
 
@@ -113,10 +115,15 @@ PROG_TYPES: Final[dict[int, ProgType]] = {
         _row(_T.BPF_PROG_TYPE_CGROUP_SYSCTL, "5.2"),
         _row(_T.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE, "5.2", tracing=True),
         _row(_T.BPF_PROG_TYPE_CGROUP_SOCKOPT, "5.3"),
-        _row(_T.BPF_PROG_TYPE_TRACING, "5.5"),
+        _row(
+            _T.BPF_PROG_TYPE_TRACING, "5.5", ARGUMENTS, helper_groups=(FUNCTIONS, *_TRACE), tracing=True,
+            private_stack=True,
+        ),
         _row(_T.BPF_PROG_TYPE_STRUCT_OPS, "5.6"),
-        _row(_T.BPF_PROG_TYPE_EXT, "5.6"),
-        _row(_T.BPF_PROG_TYPE_LSM, "5.7"),
+        _row(_T.BPF_PROG_TYPE_EXT, "5.6", ARGUMENTS, helper_groups=_BASES),
+        _row(
+            _T.BPF_PROG_TYPE_LSM, "5.7", ARGUMENTS, helper_groups=(LSM, FUNCTIONS, *_TRACE), can_sleep=True
+        ),
         _row(_T.BPF_PROG_TYPE_SK_LOOKUP, "5.9"),
         _row(_T.BPF_PROG_TYPE_SYSCALL, "5.14"),
         _row(_T.BPF_PROG_TYPE_NETFILTER, "6.4"),

@@ -110,14 +110,14 @@ def prog_load(call: Call) -> int:
     if not 0 < attr["insn_cnt"] <= limit:
         raise KernelError(errno.E2BIG, f"{attr['insn_cnt']} instructions")
     _check_rights(call)
-    check_target(call)
+    to_program = check_target(call)
     if attr["prog_ifindex"]:
         raise NotModelled("programs offloaded to a device", errno.EINVAL)
     if bool(attr["log_buf"]) != bool(attr["log_size"]):
         raise KernelError(errno.EINVAL, "log_buf and log_size go together")
     log = VerifierLog(attr["log_level"], attr["log_size"], has_buffer=bool(attr["log_buf"]))
     insns = tuple(decode(call.read(attr["insns"], attr["insn_cnt"] * INSN_SIZE)))
-    spec, btf = _spec(call, insns, license_text in _GPL_COMPATIBLE)
+    spec, btf = _spec(call, insns, license_text in _GPL_COMPATIBLE, to_program)
     env = Environment(
         kernel.layout,
         kernel.text.symbol,
@@ -125,6 +125,7 @@ def prog_load(call: Call) -> int:
         blinding=blinding_enabled(kernel, task.privileges),
         nr_cpus=kernel.alloc.nr_cpus,
         observer=kernel.verifier_observer,
+        vmlinux=kernel.vmlinux,
     )
     try:
         verified = verify(spec, env, log)
@@ -161,7 +162,9 @@ def _license(call: Call) -> bytes:
         return b"?"
 
 
-def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec, BtfObject | None]:
+def _spec(
+    call: Call, insns: tuple[object, ...], gpl: bool, to_program: bool
+) -> tuple[ProgramSpec, BtfObject | None]:
     attr, task = call.attr, call.task
 
     def is_btf_fd(fd: int) -> bool:
@@ -198,6 +201,8 @@ def _spec(call: Call, insns: tuple[object, ...], gpl: bool) -> tuple[ProgramSpec
         func_info=_records(call, "func_info"),
         line_info=_records(call, "line_info"),
         core_relos=_records(call, "core_relo"),
+        attach_btf_id=attr["attach_btf_id"],
+        attach_to_program=to_program,
     )
     return spec, btf
 

@@ -75,8 +75,11 @@ def _target_program(call: Call) -> bool:
     raise KernelError(_ENOTSUPP, "only programs and the kernel can be attached to")
 
 
-def check_target(call: Call) -> None:
-    """The rules on attach_prog_fd, attach_btf_id and expected_attach_type; KernelError EINVAL or ENOTSUPP."""
+def check_target(call: Call) -> bool:
+    """The rules on attach_prog_fd, attach_btf_id and expected_attach_type; whether a program is the target.
+
+    KernelError EINVAL or ENOTSUPP.
+    """
     attr = call.attr
     prog_type, btf_id = attr["prog_type"], attr["attach_btf_id"]
     to_program = bool(attr["attach_prog_fd"]) and _target_program(call)
@@ -87,3 +90,4 @@ def check_target(call: Call) -> None:
     allowed = _EXPECTED.get(prog_type)
     if allowed is not None and attach_type(call) not in allowed:
         raise KernelError(errno.EINVAL, f"expected_attach_type {attr['expected_attach_type']}")
+    return to_program

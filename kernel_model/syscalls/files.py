@@ -7,7 +7,6 @@ import errno
 from typing import TYPE_CHECKING
 
 from ..bpf.map_object import MapObject
-from ..btf.vmlinux import kernel_btf
 from ..errors import KernelError, NotModelled
 from ..fs.bpffs import CONFIG_GZ, MOUNT, VMLINUX_BTF
 from ..kconfig import config_gz
@@ -76,7 +75,7 @@ def open_path(kernel: Kernel, task: Task, path: str, flags: int) -> KObject:
     if path == "/proc/kallsyms":
         _allow(path, writes)
         return TextFile(_kallsyms(kernel, task))
-    for name, content in ((VMLINUX_BTF, kernel_btf), (CONFIG_GZ, config_gz)):
+    for name, content in ((VMLINUX_BTF, kernel.btf_data), (CONFIG_GZ, config_gz)):
         if path == name:
             _allow(path, writes)
             return TextFile(content())

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from kernel_model.btf.layout import Layout
+from kernel_model.btf.parse import Btf
+from kernel_model.btf.vmlinux import kernel_btf, parse_kernel_btf
 from kernel_model.errors import KernelError
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.native import PokeSite, Subprog
@@ -128,6 +130,11 @@ class ProgramBtf(Protocol):
         ...
 
 
+def own_btf() -> Btf:
+    """The types of the simulated kernel itself."""
+    return parse_kernel_btf(kernel_btf())
+
+
 def _never(fd: int) -> bool:
     return False
 
@@ -158,6 +165,10 @@ class ProgramSpec:
     line_info: UserRecords | Sequence[LineInfo] = ()
     core_relos: UserRecords | None = None
     """Relocations for the kernel to make."""
+    attach_btf_id: int = 0
+    """The function or tracepoint of the kernel's BTF that the program is for."""
+    attach_to_program: bool = False
+    """``attach_btf_id`` is a function of another program instead."""
 
 
 class VerifierObserver(Protocol):
@@ -215,6 +226,8 @@ class Environment:
     nr_cpus: int = 1
     features: Mapping[str, bool] = field(default_factory=dict)
     observer: VerifierObserver | None = None
+    vmlinux: Callable[[], Btf] = own_btf
+    """The kernel's types."""
 
 
 @dataclass

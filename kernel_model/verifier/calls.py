@@ -17,6 +17,8 @@ from kernel_model.uapi.enums import bpf_map_type as m
 from . import bounds as bd
 from . import dynptr
 from .api import MapView
+from .attach import check_allowed, has_helper
+from .btf_args import BTF_POINTERS, PERCPU_POINTERS, check_struct, struct_result, variable_result
 from .env import Env, func_id_name
 from .maprules import BPF_F_RDONLY_PROG, ELIDES_NULL, check_map_and_helper
 from .memory import NO_REG, check_alignment, check_mem_access, check_ptr_off, may_access_packet
@@ -81,6 +83,8 @@ COMPATIBLE: Final[dict[int, tuple[int, ...]]] = {
     p.ARG_PTR_TO_CONST_STR: (PTR_TO_MAP_VALUE,),
     p.ARG_PTR_TO_TIMER: (PTR_TO_MAP_VALUE,),
     p.ARG_PTR_TO_DYNPTR: (PTR_TO_STACK, CONST_PTR_TO_DYNPTR),
+    p.ARG_PTR_TO_BTF_ID: BTF_POINTERS,
+    p.ARG_PTR_TO_PERCPU_BTF_ID: PERCPU_POINTERS,
 }
 """The register types that each argument type takes."""
 _OFFSET_OK: Final = frozenset(
@@ -121,6 +125,7 @@ class CallMeta:
 
     __slots__ = (
         "access_size",
+        "btf_id",
         "const_map_key",
         "dynptr_id",
         "func_id",
@@ -142,6 +147,7 @@ class CallMeta:
         self.raw_mode = False
         self.regno = 0
         self.access_size = 0
+        self.btf_id = 0
         self.mem_size = 0
         self.msize_max = 0
         self.ref = 0
@@ -197,7 +203,7 @@ def _check_arg_off(env: Env, reg: Reg, regno: int, arg: int) -> None:
             )
         check_ptr_off(env, reg, regno)
     elif reg.type not in _OFFSET_OK:
-        check_ptr_off(env, reg, regno)
+        check_ptr_off(env, reg, regno, fixed_ok=reg.type in BTF_POINTERS)
 
 
 def _constant_key(env: Env, key: Reg, key_size: int) -> int:
@@ -274,6 +280,8 @@ def _check_arg(env: Env, index: int, meta: CallMeta, proto: HelperProto) -> None
     base = arg & p.BASE_MASK
     if not (reg.is_null and arg & p.PTR_MAYBE_NULL):
         _check_reg_type(env, regno, arg)
+        if base == p.ARG_PTR_TO_BTF_ID:
+            check_struct(env, reg, regno, proto.arg_btf[index])
         _check_arg_off(env, reg, regno, arg)
     if arg & p.OBJ_RELEASE:
         if base == p.ARG_PTR_TO_DYNPTR:
@@ -304,6 +312,8 @@ def _check_arg(env: Env, index: int, meta: CallMeta, proto: HelperProto) -> None
         mark_chain_precision(env, regno)
     elif base == p.ARG_PTR_TO_DYNPTR:
         dynptr.process(env, regno, arg)
+    elif base == p.ARG_PTR_TO_PERCPU_BTF_ID:
+        meta.btf_id = reg.extra
     elif base == p.ARG_PTR_TO_FUNC:
         meta.subprogno = reg.extra
     elif base == p.ARG_PTR_TO_CONST_STR:
@@ -325,7 +335,7 @@ def _find_proto(env: Env, func_id: int) -> HelperProto:
     if row.proto is None:
         raise env.not_modelled(f"helper {name}#{func_id}")
     proto = proto_for(row, env.type)
-    if proto is None:
+    if proto is None or not has_helper(env, func_id):
         raise env.reject(errno.EINVAL, f"program of this type cannot use helper {name}#{func_id}\n")
     if proto.gpl_only and not env.spec.gpl_compatible:
         raise env.reject(
@@ -333,6 +343,7 @@ def _find_proto(env: Env, func_id: int) -> HelperProto:
         )
     if proto.might_sleep and not env.sleepable:
         raise env.reject(errno.EINVAL, "helper call might sleep in a non-sleepable prog\n")
+    check_allowed(env, func_id)
     return proto
 
 
@@ -392,6 +403,10 @@ def _returned(env: Env, proto: HelperProto, meta: CallMeta) -> Reg:
         return pointer(PTR_TO_MAP_VALUE | flag, the_map)
     if base == p.RET_PTR_TO_MEM:
         return pointer(PTR_TO_MEM | flag, extra=slice_extra(meta.mem_size, meta.dynptr_id))
+    if base == p.RET_PTR_TO_BTF_ID:
+        return struct_result(env, proto.ret_btf, flag)
+    if base == p.RET_PTR_TO_MEM_OR_BTF_ID:
+        return variable_result(env, meta.btf_id, flag)
     raise env.not_modelled(f"return type {base} of func {func_id_name(meta.func_id)}#{meta.func_id}")
 
 

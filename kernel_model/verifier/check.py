@@ -12,6 +12,7 @@ from kernel_model.uapi.enums import bpf_attach_type
 
 from . import bounds as bd
 from .alu import check_alu
+from .attach import return_range, returns_nothing
 from .btfargs import CTX_ARG, MEM_ARG, prepare_args
 from .callbacks import check_func_call, invalid_scalar, leave_by_hidden_exit, return_from_func
 from .calls import check_helper_call
@@ -61,6 +62,8 @@ def _check_ld_imm(env: Env, insn: Insn) -> None:
     if insn.src == 0:
         high = env.insns[env.insn_idx + 1].imm
         regs[insn.dst] = const_reg((high << 32) | (insn.imm & bd.U32))
+    elif aux.constant is not None:
+        regs[insn.dst] = aux.constant
     elif insn.src == op.BPF_PSEUDO_FUNC:
         number = env.find_subprog(env.insn_idx + insn.imm + 1)
         if not env.func_info:
@@ -104,6 +107,8 @@ def _check_ld_abs(env: Env, insn: Insn) -> None:
 
 def _check_return_code(env: Env, regno: int) -> None:
     frame = env.cur.frames[0]
+    if env.attach is not None and not frame.subprogno and returns_nothing(env):
+        return
     reg = read_reg(env, regno)
     if leaks_pointer(env, reg):
         raise env.reject(errno.EACCES, f"R{regno} leaks addr as return value\n")
@@ -118,9 +123,18 @@ def _check_return_code(env: Env, regno: int) -> None:
                 f"At subprogram exit the register R{regno} is not a scalar value ({type_str(reg.type)})\n",
             )
         return
+    if env.attach is not None:
+        _check_traced_return(env, regno, reg)
+        return
     sessions = (bpf_attach_type.BPF_TRACE_KPROBE_SESSION, bpf_attach_type.BPF_TRACE_UPROBE_SESSION)
     if env.type.name == "kprobe" and env.spec.expected_attach_type in sessions:
         _enforce(env, regno, reg, "At program exit", 0, 1)
+
+
+def _check_traced_return(env: Env, regno: int, reg: Reg) -> None:
+    limits = return_range(env)
+    if limits is not None:
+        _enforce(env, regno, reg, "At program exit", *limits)
 
 
 def _enforce(env: Env, regno: int, reg: Reg, where: str, low: int, high: int) -> None:
@@ -387,15 +401,6 @@ def _check_common(env: Env, subprog: int) -> None:
         env.observer.leave(env, subprog)
     if not env.every_path:
         env.log.reset(0)
-
-
-def check_sleepable(env: Env) -> None:
-    """Whether a program of this type may sleep (check_attach_btf_id, since 5.10)."""
-    if env.sleepable and not env.type.can_sleep:
-        raise env.reject(
-            errno.EINVAL,
-            "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops programs can be sleepable\n",
-        )
 
 
 def check_program(env: Env) -> None:

@@ -21,8 +21,10 @@ from .state import FuncState, VerifierState
 if TYPE_CHECKING:
     from kernel_model.hooks.progtypes import ProgType
 
+    from .btf_ctx import AttachTarget
     from .liveness import StackLiveness
     from .pruning import SccVisit
+    from .regs import Reg
 
 BPF_COMPLEXITY_LIMIT_INSNS: Final = 1_000_000
 BPF_COMPLEXITY_LIMIT_JMP_SEQ: Final = 8192
@@ -51,6 +53,7 @@ class InsnAux:
         "alu_limit",
         "alu_state",
         "calls_callback",
+        "constant",
         "ctx_field_size",
         "fastcall_pattern",
         "fastcall_spills_num",
@@ -102,6 +105,8 @@ class InsnAux:
         self.nospec = False
         self.nospec_result = False
         self.zext_dst = False
+        self.constant: Reg | None = None
+        """What a constant that names a variable of the kernel stands for."""
         self.fastcall_pattern = False
         self.fastcall_spills_num = 0
         self.loop_initialized = False
@@ -239,6 +244,8 @@ class Env:
         self.max_ctx_offset = 0
         self.max_tp_access = 0
         self.prog_flags: dict[str, bool] = {}
+        self.attach: AttachTarget | None = None
+        """What the program is to be attached to, when its type is for functions of the kernel."""
         self.pokes: list[PokeSite] = []
         self.tracks_subreg = False
         self.do_print_state = False

@@ -11,6 +11,7 @@ from kernel_model.isa.insn import Insn
 from . import arith
 from . import bounds as bd
 from .branches import FLIPPED, REVERSED, refine, refine_self, scalar_branch_taken
+from .btf_access import is_trusted
 from .env import Env
 from .memory import MAX_PACKET_OFF
 from .operands import check_bounds, leaks_pointer, read_reg
@@ -52,6 +53,8 @@ def _not_null(reg: Reg) -> bool:
     if reg.type & PTR_MAYBE_NULL:
         return False
     base = reg.type & BASE_MASK
+    if base == PTR_TO_BTF_ID:
+        return is_trusted(reg)
     return base in NEVER_NULL and not (base == PTR_TO_MEM and reg.type & PTR_UNTRUSTED)
 
 

@@ -15,8 +15,9 @@ from kernel_model.isa.native import Subprog
 
 from . import btfinfo, cfg, pseudo
 from .api import Environment, FuncInfo, Privileges, ProgramSpec, VerifiedProgram, VerifierError
+from .attach import check_attach_btf_id
 from .cfg import is_pseudo_call, is_pseudo_func
-from .check import check_program, check_sleepable
+from .check import check_program
 from .env import Env, Reject
 from .fixups.bpf_loop import optimize_bpf_loop
 from .fixups.ctx_access import convert_ctx_accesses
@@ -42,7 +43,7 @@ _CHECKS: Final = (
     pseudo.resolve,
     cfg.check_cfg,
     cfg.compute_postorder,
-    check_sleepable,
+    check_attach_btf_id,
     cfg.compute_scc,
     compute_live_registers,
     mark_fastcall_patterns,

@@ -20,7 +20,8 @@ from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_map_type
 
 from . import bounds as bd
-from . import stack, tnum
+from . import btf_ctx, stack, tnum
+from .btf_access import check_btf_access
 from .env import Env
 from .maprules import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG
 from .operands import check_bounds, check_writable, leaks_pointer, read_reg
@@ -94,6 +95,7 @@ _NO_MISMATCH: Final = frozenset(
     )
 )
 """Pointers whose accesses are rewritten, so that one instruction must always see the same kind."""
+_MERGED: Final = (PTR_TO_MEM, PTR_TO_BTF_ID)
 _DIRECT_VALUE: Final = (bpf_map_type.BPF_MAP_TYPE_ARRAY,)
 
 
@@ -285,6 +287,11 @@ def _context(
     if write:
         _no_leak(env, value, "ctx")
     check_ptr_off(env, reg, regno)
+    if env.attach is not None:
+        found = btf_ctx.access(env, insn_idx, off, size, write)
+        if value >= 0:
+            env.frame.regs[value] = found
+        return
     context = env.type.context
     request = Request(off, size, write, env.spec.expected_attach_type, sx, env.bpf_capable)
     access = context.check(request) if context is not None else None
@@ -371,6 +378,8 @@ def check_mem_access(
         _tp_buffer(env, regno, reg, off, size)
         if not write and value_regno >= 0:
             regs[value_regno] = UNKNOWN_REG
+    elif kind & BASE_MASK == PTR_TO_BTF_ID and not kind & PTR_MAYBE_NULL:
+        check_btf_access(env, regno, off, size, write, value_regno)
     elif kind in SOCK_POINTERS:
         if write:
             raise env.reject(errno.EACCES, f"R{regno} cannot write into {type_str(kind)}\n")
@@ -391,14 +400,22 @@ def check_mem_access(
 # ---- instructions ---------------------------------------------------------------------------
 
 
-def save_ptr_type(env: Env, kind: int) -> None:
+def _merged(kind: int, before: int) -> int:
+    """What two paths make of a load: faults are handled when one of them wants that (since 6.12)."""
+    base = PTR_TO_MEM if PTR_TO_MEM in (kind & BASE_MASK, before & BASE_MASK) else PTR_TO_BTF_ID
+    return base | (kind | before) & (PTR_UNTRUSTED | MEM_RDONLY)
+
+
+def save_ptr_type(env: Env, kind: int, trust_may_differ: bool = False) -> None:
     """An access that will be rewritten must see the same kind of pointer on every path."""
     aux = env.aux[env.insn_idx]
     before = aux.ptr_type
     if before == NOT_INIT:
         aux.ptr_type = kind
     elif kind != before and (kind & BASE_MASK in _NO_MISMATCH or before & BASE_MASK in _NO_MISMATCH):
-        raise env.reject(errno.EINVAL, "same insn cannot be used with different pointers\n")
+        if not (trust_may_differ and kind & BASE_MASK in _MERGED and before & BASE_MASK in _MERGED):
+            raise env.reject(errno.EINVAL, "same insn cannot be used with different pointers\n")
+        aux.ptr_type = _merged(kind, before)
 
 
 def check_load(env: Env, insn: Insn, strict_once: bool, sign_extends: bool, where: str) -> None:
@@ -407,7 +424,7 @@ def check_load(env: Env, insn: Insn, strict_once: bool, sign_extends: bool, wher
     check_writable(env, insn.dst)
     size = op.SIZE_BYTES[insn.code & 0x18]
     check_mem_access(env, env.insn_idx, insn.src, insn.off, size, False, insn.dst, strict_once, sign_extends)
-    save_ptr_type(env, kind)
+    save_ptr_type(env, kind, where == "ldx")
     regs = env.cur.frames[-1].regs
     reg = regs[insn.dst]
     if not reg.bounds.sane:

@@ -19,6 +19,7 @@ from .regs import (
     NOT_INIT,
     PACKET_POINTERS,
     PTR_TO_ARENA,
+    PTR_TO_BTF_ID,
     PTR_TO_MAP_KEY,
     PTR_TO_MAP_VALUE,
     PTR_TO_MEM,
@@ -98,7 +99,12 @@ def _join_rows(rows: list[list[object]]) -> list[str]:
     return out
 
 
-def reg_text(frame: FuncState, reg: Reg, precise: bool) -> str:
+def btf_type_name(env: Env, type_id: int) -> str:
+    """The name of a type of the kernel's BTF; ``(anon)`` when it has none."""
+    return env.kernel.vmlinux().type(type_id).name or "(anon)"
+
+
+def reg_text(env: Env, frame: FuncState, reg: Reg, precise: bool) -> str:
     """One register as the log shows it: ``scalar(id=1,umax=255)``, ``map_value(ks=4,vs=8)``, ``fp-8``."""
     kind, b = reg.type, reg.bounds
     mark = "P" if precise and kind == SCALAR_VALUE else ""
@@ -112,6 +118,8 @@ def reg_text(frame: FuncState, reg: Reg, precise: bool) -> str:
             text += f"[{reg.frameno}]"
         if b.mask == 0:
             return text + signed_text(bd.s64(b.value + reg.off))
+    if kind & BASE_MASK == PTR_TO_BTF_ID:
+        text += btf_type_name(env, reg.extra)
     parts: list[str] = []
     if reg.id:
         part = f"id={bd.s32(reg.id & ~BPF_ADD_CONST)}"
@@ -164,7 +172,7 @@ def print_state(env: Env, state: VerifierState, frameno: int, everything: bool) 
         if reg.type == NOT_INIT or not (everything or env.scratched_regs >> i & 1):
             continue
         precise = all_precise or bool(frame.precise_regs >> i & 1)
-        out.append(f" R{i}={reg_text(frame, reg, precise)}")
+        out.append(f" R{i}={reg_text(env, frame, reg, precise)}")
     for i, slot in enumerate(frame.stack):
         if not (everything or env.scratched_slots >> i & 1):
             continue
@@ -177,7 +185,9 @@ def print_state(env: Env, state: VerifierState, frameno: int, everything: bool) 
             _object(env, frame, i, out)
         elif types[7] == STACK_SPILL:
             precise = all_precise or bool(frame.precise_slots >> i & 1)
-            out.append(f" fp{at}={letters[: types.index(STACK_SPILL)]}{reg_text(frame, slot.reg, precise)}")
+            out.append(
+                f" fp{at}={letters[: types.index(STACK_SPILL)]}{reg_text(env, frame, slot.reg, precise)}"
+            )
         else:
             out.append(f" fp{at}={letters}")
     if state.refs:

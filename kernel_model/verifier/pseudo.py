@@ -13,6 +13,7 @@ from kernel_model.isa.table import known_opcode
 from kernel_model.uapi.enums import bpf_map_type
 
 from .api import MapView
+from .btf_args import variable
 from .env import Env, Reject
 from .maprules import SLEEPABLE_MAPS
 from .regs import BPF_MAX_VAR_OFF, PTR_TO_FUNC
@@ -98,7 +99,12 @@ def _resolve(env: Env, i: int) -> None:
     first, second = env.insns[i], env.insns[i + 1]
     aux = env.aux[i]
     if first.src == op.BPF_PSEUDO_BTF_ID:
-        raise env.not_modelled("kernel variables by BTF id")
+        if second.imm:
+            raise env.not_modelled("variables of modules")
+        addr, aux.constant = variable(env, first.imm)
+        env.insns[i] = first._replace(imm=_s32(addr))
+        env.insns[i + 1] = second._replace(imm=_s32(addr >> 32))
+        return
     if first.src == op.BPF_PSEUDO_FUNC:
         aux.ptr_type = PTR_TO_FUNC
         return

@@ -40,6 +40,7 @@ _STATUS = {
     "KernelError": Status.DIFFERS,
     "InputError": Status.BAD_INPUT,
     "ElfError": Status.BAD_INPUT,
+    "BtfError": Status.BAD_INPUT,
     "PcapError": Status.BAD_INPUT,
     "TraceFileError": Status.BAD_INPUT,
     "TraceMismatch": Status.BAD_INPUT,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import Status
-from .options import common, parse_prog_type, prog_type_option
+from .options import btf_option, common, parse_prog_type, prog_type_option
 from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -60,8 +60,11 @@ def _maps(loaded: LoadedObject) -> list[dict[str, Any]]:
 @click.command
 @click.argument("object_path", metavar="OBJECT")
 @prog_type_option
+@btf_option
 @common
-def load(object_path: str, prog_type: str | None, seed: int, as_json: bool, verbose: int) -> Status:
+def load(
+    object_path: str, prog_type: str | None, btf: str | None, seed: int, as_json: bool, verbose: int
+) -> Status:
     """Load OBJECT into a fresh kernel and list its programs and maps.
 
     Everything is done by bpf(2): BTF, maps, global data, programs, program arrays.
@@ -72,7 +75,7 @@ def load(object_path: str, prog_type: str | None, seed: int, as_json: bool, verb
     from sim.userspace.object import read_object
 
     spec = read_object(object_path)
-    with Machine.boot(seed=seed) as machine:
+    with Machine.boot(seed=seed, btf=btf) as machine:
         loaded = load_object(machine.process(), spec, prog_type=kind, log_level=1 if verbose else 0)
         programs, maps = _programs(loaded), _maps(loaded)
         logs = {name: each.log for name, each in loaded.progs.items()}

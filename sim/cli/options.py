@@ -47,6 +47,11 @@ prog_type_option = click.option(
 )
 
 
+btf_option = click.option(
+    "--btf", "btf", metavar="FILE", help="The BTF of a real kernel: relocate and verify against its types."
+)
+
+
 def common(function: F) -> F:
     """``--json``, ``--seed``, ``-v`` and ``--debug``."""
     for option in (debug_option, verbose_option, seed_option, json_option):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import InputError, Status, printable
-from .options import common, parse_prog_type, prog_type_option
+from .options import btf_option, common, parse_prog_type, prog_type_option
 from .output import SCHEMA, print_table
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _STATUS = {
     help="Compare with an earlier run, a file that --json printed; implies --table.",
 )
 @prog_type_option
+@btf_option
 @common
 def verify(
     objects: tuple[str, ...],
@@ -46,6 +47,7 @@ def verify(
     as_table: bool,
     against: str | None,
     prog_type: str | None,
+    btf: str | None,
     seed: int,
     as_json: bool,
     verbose: int,
@@ -67,6 +69,7 @@ def verify(
     options = Options(
         prog_type=kind,
         seed=seed,
+        btf=_read_btf(btf),
         log_level=min(verbose, 2),
         explain=not as_table,
         cost=with_cost,
@@ -89,6 +92,14 @@ def verify(
     else:
         _print([verdict for verdict, _ in rows], bool(verbose))
     return _status(rows, bool(gone))
+
+
+def _read_btf(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    from sim.machine import read_btf
+
+    return read_btf(path)
 
 
 def _old_run(path: str | None) -> OldRun | None:

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from errno import ENOSPC
 
-from kernel_model.btf.parse import Btf, BtfError
+from kernel_model.btf.parse import Btf, BtfError, Kind
 from kernel_model.isa.insn import Insn
+from kernel_model.isa.opcodes import BPF_PSEUDO_BTF_ID
+from kernel_model.uapi.enums import bpf_attach_type as a
 from kernel_model.uapi.enums import bpf_map_type as T
 from kernel_model.uapi.enums import bpf_prog_type
 
@@ -220,9 +222,9 @@ def _check(spec: ObjectSpec, prog: ProgSpec) -> None:
         if not prog.target:
             cause = f"prog '{prog.name}': no BTF-based attach target is specified"
             raise ObjectError(spec.path, prog.section, None, cause)
-        raise unsupported(
-            f"attach target '{prog.target}' in kernel BTF is not supported", "BTF attach target"
-        )
+        if prog.type == bpf_prog_type.BPF_PROG_TYPE_EXT:
+            cause = f"replacing function '{prog.target}' of a program is not supported"
+            raise unsupported(cause, "programs attached to programs")
 
 
 class _Loader:
@@ -399,6 +401,8 @@ class _Loader:
             "prog_flags": prog.flags,
             "kern_version": self.spec.version,
         }
+        if prog.definition is not None and Sec.ATTACH_BTF in prog.definition.flags:
+            more["attach_btf_id"] = self._attach_target(prog)
         func_info, line_info = b"", b""
         if self.out.btf_fd is not None and prog.func_info:
             func_info, line_info = prog.func_info, prog.line_info
@@ -442,6 +446,23 @@ class _Loader:
                 self.out.progs[prog.name] = LoadedProg(fd, prog, log)
                 return
 
+    def _kernel_types(self) -> Btf:
+        try:
+            return self.facts.btf
+        except SyscallError as error:
+            raise self._fail("the kernel's BTF", error) from None
+        except BtfError as error:
+            raise ObjectError(VMLINUX_BTF, "", error.offset, error.reason) from None
+
+    def _attach_target(self, prog: ProgSpec) -> int:
+        """The id of the function or tracepoint that a section names (libbpf_find_attach_btf_id)."""
+        prefix, kind = _TARGETS.get(prog.attach_type, ("", Kind.FUNC))
+        found = self._kernel_types().find(prefix + prog.target, kind)
+        if not found:
+            cause = f"prog '{prog.name}': failed to find kernel BTF type ID of '{prog.target}'"
+            raise ObjectError(self.spec.path, prog.section, None, cause)
+        return found
+
     def _instructions(self, prog: ProgSpec, poisoned: dict[int, str]) -> list[Insn]:
         """The program for this kernel; ``poisoned`` gets what could not be relocated, by slot."""
         insns = list(prog.insns)
@@ -480,10 +501,13 @@ class _Loader:
         if declared is None:
             cause += f"extern '{ref.name}' is not described by BTF"
             raise ObjectError(self.spec.path, prog.section, ref.insn * 8, cause)
-        if ref.is_call or declared.typed:
-            kind = "kernel function" if ref.is_call else "typed kernel variable"
-            cause += f"{kind} '{ref.name}' is not supported"
-            raise UnsupportedObject(self.spec.path, prog.section, ref.insn * 8, cause, f"extern {kind}")
+        if ref.is_call:
+            cause += f"kernel function '{ref.name}' is not supported"
+            feature = "extern kernel function"
+            raise UnsupportedObject(self.spec.path, prog.section, ref.insn * 8, cause, feature)
+        if declared.typed:
+            self._resolve_variable(prog, insns, ref)
+            return
         addr = self.facts.symbols.get(ref.name, 0)
         if not addr and not ref.weak:
             cause += f"extern (ksym) '{ref.name}' is not among the kernel's symbols"
@@ -491,6 +515,25 @@ class _Loader:
         low, high = struct.unpack("<2i", addr.to_bytes(8, "little"))
         insns[ref.insn] = insns[ref.insn]._replace(src=0, imm=low)
         insns[ref.insn + 1] = insns[ref.insn + 1]._replace(imm=high)
+
+    def _resolve_variable(self, prog: ProgSpec, insns: list[Insn], ref: ExternRef) -> None:
+        """Name a typed kernel variable by its BTF id (bpf_object__resolve_ksym_var_btf_id)."""
+        number = self._kernel_types().find(ref.name, Kind.VAR)
+        if not number and not ref.weak:
+            cause = f"prog '{prog.name}': extern (var ksym) '{ref.name}': not found in kernel BTF"
+            raise ObjectError(self.spec.path, prog.section, ref.insn * 8, cause)
+        src = BPF_PSEUDO_BTF_ID if number else 0
+        insns[ref.insn] = insns[ref.insn]._replace(src=src, imm=number)
+        insns[ref.insn + 1] = insns[ref.insn + 1]._replace(imm=0)
+
+
+_TARGETS: Mapping[int, tuple[str, Kind]] = {
+    a.BPF_TRACE_RAW_TP: ("btf_trace_", Kind.TYPEDEF),
+    a.BPF_TRACE_ITER: ("bpf_iter_", Kind.FUNC),
+    a.BPF_LSM_MAC: ("bpf_lsm_", Kind.FUNC),
+    a.BPF_LSM_CGROUP: ("bpf_lsm_", Kind.FUNC),
+}
+"""What stands for a target in the kernel's BTF: the name's prefix and the kind; else a plain function."""
 
 
 def _with_core_relocations(log: str, poisoned: Mapping[int, str]) -> str:

@@ -51,10 +51,13 @@ _TOO_COMPLEX = "too-complex"
 
 @dataclass
 class Options:
-    """What to find out. ``log_level`` is that of BPF_PROG_LOAD, besides the statistics."""
+    """What to find out. ``btf`` is a real kernel's, to verify against.
+
+    ``log_level`` is that of BPF_PROG_LOAD, besides the statistics."""
 
     prog_type: bpf_prog_type | None = None
     seed: int = 0
+    btf: bytes | None = None
     log_level: int = 0
     explain: bool = True
     cost: bool = False
@@ -162,7 +165,7 @@ def _load(
     """Load it and fill in what is known then; the error that ended it."""
     # Program arrays stay empty: each program is loaded without the others.
     alone = replace(spec, maps={key: replace(each, slots=()) for key, each in spec.maps.items()})
-    with Machine.boot(seed=options.seed) as machine:
+    with Machine.boot(seed=options.seed, btf=options.btf) as machine:
         machine.kernel.verifier_observer = observer
         try:
             loaded = load_object(machine.process(), alone, [name], options.prog_type, log_level=level)

@@ -18,7 +18,7 @@ from kernel_model.isa.insn import Insn
 from kernel_model.isa.macros import BPF_ALU32_IMM, BPF_ALU64_IMM, BPF_MOVSX64_REG
 
 from ..env import Env
-from ..regs import PTR_TO_CTX
+from ..regs import MEM_RDONLY, PTR_TO_BTF_ID, PTR_TO_CTX, PTR_TO_MEM, PTR_UNTRUSTED
 from .patch import patch
 
 NOSPEC: Final = Insn(op.BPF_ST | op.BPF_NOSPEC)
@@ -29,6 +29,10 @@ _READS: Final = frozenset(
 _WRITES: Final = frozenset(
     cls | op.BPF_MEM | size for cls in (op.BPF_ST, op.BPF_STX) for size in op.SIZE_BYTES
 )
+_PROBED: Final = frozenset(
+    (PTR_TO_BTF_ID, PTR_TO_BTF_ID | PTR_UNTRUSTED, PTR_TO_MEM | MEM_RDONLY | PTR_UNTRUSTED)
+)
+"""Pointers that may be stale or NULL: loads through them read zero when they fault."""
 
 
 def _convert(env: Env, insn: Insn, field_size: int, write: bool) -> list[Insn]:
@@ -75,6 +79,9 @@ def convert_ctx_accesses(env: Env) -> None:
             made = [insn, NOSPEC]
         elif (write or insn.code in _READS) and aux.ptr_type == PTR_TO_CTX:
             made = _convert(env, insn, aux.ctx_field_size, write)
+        elif insn.code in _READS and aux.ptr_type in _PROBED:
+            mode = op.BPF_PROBE_MEM if insn.code & 0xE0 == op.BPF_MEM else op.BPF_PROBE_MEMSX
+            made = [insn._replace(code=op.BPF_LDX | mode | insn.code & 0x18)]
         if before or len(made) > 1 or made[0] is not insn:
             patches[i] = before + made
     entries = {}

@@ -28,6 +28,7 @@ from kernel_model.uapi.enums import bpf_func_id as f
 from ..cfg import is_helper_call, is_may_goto
 from ..env import MAX_BPF_STACK, Env
 from .arith import AX, guard_division, is_division, mask_pointer_arithmetic
+from .func_args import function_arguments
 from .map_calls import MAP_MEMBER, call, index_mask, map_call
 from .patch import imm64_pair, patch, s32
 
@@ -152,7 +153,7 @@ def _helper(env: Env, insn: Insn, at: int) -> list[Insn]:
         return _tail_call(env, at)
     if insn.imm == f.BPF_FUNC_get_route_realm:
         env.prog_flags["dst_needed"] = True
-    inlined = _inlined(env, insn, at)
+    inlined = function_arguments(env, insn) or _inlined(env, insn, at)
     if inlined is not None:
         return inlined
     symbol = symbol_for(HELPERS[insn.imm], env.type)
