@@ -18,7 +18,7 @@ UNSERVED: Final = (
     "bpf_get_task_stack", "bpf_task_pt_regs", "bpf_current_task_under_cgroup", "bpf_get_current_cgroup_id",
     "bpf_get_current_ancestor_cgroup_id", "bpf_per_cpu_ptr", "bpf_this_cpu_ptr", "get_func_arg",
     "get_func_ret", "get_func_arg_cnt", "bpf_d_path", "bpf_sock_from_file", "bpf_skb_output",
-    "bpf_xdp_output", "bpf_xdp_get_buff_len_trace", "bpf_perf_event_output", "bpf_get_stack",
+    "bpf_xdp_output", "bpf_xdp_get_buff_len_trace", "bpf_get_stack",
     "bpf_get_stackid", "bpf_perf_event_read",
 )  # fmt: skip
 
