@@ -24,6 +24,7 @@ from .mm.vmap import Vmaps
 from .net.stack import NetStack
 from .objects import Idr
 from .ports import Clock, Cpu, Memory, Random, Text
+from .rc import RcCore
 from .sysctl import Sysctls
 from .task import Task
 from .tracing import TraceBuffer
@@ -104,6 +105,7 @@ class Kernel(Ports):
         self.perf_events: dict[int, PerfEvent] = {}
         """Perf events by the address of their struct perf_event."""
         self.next_perf_event_id = 1
+        self.rc = RcCore()
         self.tasks: dict[int, Task] = {}
         self.current: Task | None = None
         self.last_error: KernelError | None = None

@@ -495,6 +495,29 @@ struct bpf_dtab {
 	u32 n_buckets;
 };
 
+/* what decodes infrared pulses; programs see the sample */
+
+struct ir_raw_event_ctrl { void *dev; u32 bpf_sample; };
+
+/* the context of perf_event programs */
+
+struct perf_sample_data {
+	u64 sample_flags;
+	u64 period;
+	u64 dyn_size;
+	u64 type;
+	u64 ip;
+	u64 time;
+	u64 id;
+	u64 addr;
+};
+
+struct bpf_perf_event_data_kern {
+	struct pt_regs *regs;
+	struct perf_sample_data *data;
+	struct perf_event *event;
+};
+
 /* perf events: what a process maps in front of a ring, and the event itself as maps refer to it */
 
 struct perf_event_mmap_page {

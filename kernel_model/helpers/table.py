@@ -82,6 +82,8 @@ KPROBE: Final = "kprobe"
 FUNCTIONS: Final = "kernel functions"
 """tracing_prog_func_proto(): programs on kernel functions and BTF-typed tracepoints."""
 LSM: Final = "lsm"
+LIRC: Final = "lirc_mode2"
+LIRC_PERFMON: Final = "lirc_mode2 with CAP_PERFMON"
 
 
 @dataclass(frozen=True)
@@ -438,6 +440,9 @@ _MODELLED: Final[dict[str, _Spec]] = {
         _proto(_ANY, _RO0, _SIZE0, _ANY), (TC, "bpf_redirect_neigh")
     ),
     "redirect_peer": _spec(_proto(_ANY, _ANY), (TC, "bpf_redirect_peer")),
+    "rc_repeat": _spec(_proto(_CTX, gpl_only=True), (LIRC, "bpf_rc_repeat")),
+    "rc_keydown": _spec(_proto(_CTX, _ANY, _ANY, _ANY, gpl_only=True), (LIRC, "bpf_rc_keydown")),
+    "rc_pointer_rel": _spec(_proto(_CTX, _ANY, _ANY, gpl_only=True), (LIRC, "bpf_rc_pointer_rel")),
     "get_hash_recalc": _spec(_proto(_CTX), (TC, "bpf_get_hash_recalc")),
     "set_hash_invalid": _spec(_proto(_CTX), (TC, "bpf_set_hash_invalid")),
     "set_hash": _spec(_proto(_CTX, _ANY), (TC, "bpf_set_hash")),
@@ -460,6 +465,27 @@ _MODELLED: Final[dict[str, _Spec]] = {
 }  # fmt: skip
 
 
+_LIRC_TOO: Final = {
+    **dict.fromkeys(
+        (
+            "map_lookup_elem", "map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem",
+            "map_peek_elem", "ktime_get_ns", "ktime_get_boot_ns", "tail_call", "get_prandom_u32",
+        ),
+        (LIRC, BASE),
+    ),
+    "trace_printk": (LIRC_PERFMON, BASE_PERFMON),
+}  # fmt: skip
+"""Programs for infrared receivers have a list of their own instead of the base: what is in both, its group for
+them, and the group whose function it is."""
+
+
+def _groups(name: str, spec: _Spec) -> Mapping[str, str]:
+    if name not in _LIRC_TOO:
+        return spec.groups
+    group, like = _LIRC_TOO[name]
+    return {**spec.groups, group: spec.groups[like]}
+
+
 def _rows() -> dict[int, HelperRow]:
     rows = {}
     starts = [first for first, _ in _SINCE]
@@ -473,7 +499,14 @@ def _rows() -> dict[int, HelperRow]:
             rows[number] = HelperRow(number, name, since, changes_packet=name in _ALSO_CHANGE)
         else:
             rows[number] = HelperRow(
-                number, name, since, spec.proto, spec.groups, spec.errors, spec.changes_packet, spec.protos
+                number,
+                name,
+                since,
+                spec.proto,
+                _groups(name, spec),
+                spec.errors,
+                spec.changes_packet,
+                spec.protos,
             )
     return rows
 

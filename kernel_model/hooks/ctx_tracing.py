@@ -58,9 +58,15 @@ def convert_perf_event(rewrite: Rewrite) -> tuple[list[Insn], int]:
     return [load, load._replace(src=dst, off=off)], 0
 
 
+def check_lirc(request: Request) -> Access | None:
+    """One sample of 32 bits: a pulse, a space or a timeout (drivers/media/rc/bpf-lirc.c)."""
+    return Access() if request.off == 0 and request.size == 4 and not request.write else None
+
+
 PT_REGS: Final = Context("pt_regs", check_kprobe, None, "4.1")
 TRACEPOINT: Final = Context("(record)", check_tracepoint, None, "4.7")
 RAW_TRACEPOINT: Final = Context("bpf_raw_tracepoint_args", check_raw_tracepoint, None, "4.17")
 ARGUMENTS: Final = Context("(function arguments)", refuse, None, "5.5")
 """Typed by the target's prototype: kernel_model.verifier.btf_ctx judges these accesses."""
 PERF_EVENT: Final = Context("bpf_perf_event_data", check_perf_event, convert_perf_event, "4.9")
+LIRC_SAMPLE: Final = Context("(sample)", check_lirc, None, "4.18")

@@ -14,6 +14,8 @@ from kernel_model.helpers.table import (
     BASE_PERFMON,
     FUNCTIONS,
     KPROBE,
+    LIRC,
+    LIRC_PERFMON,
     LSM,
     SK_BASE,
     SOCKET,
@@ -26,7 +28,7 @@ from kernel_model.uapi.enums import bpf_prog_type
 
 from .context import Context
 from .ctx_skb import SKB_SOCKET, SKB_TC, tc_prologue
-from .ctx_tracing import ARGUMENTS, PERF_EVENT, PT_REGS, RAW_TRACEPOINT, TRACEPOINT
+from .ctx_tracing import ARGUMENTS, LIRC_SAMPLE, PERF_EVENT, PT_REGS, RAW_TRACEPOINT, TRACEPOINT
 from .ctx_xdp import XDP_MD
 
 
@@ -109,7 +111,7 @@ PROG_TYPES: Final[dict[int, ProgType]] = {
         ),
         _row(_T.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, "4.17"),
         _row(_T.BPF_PROG_TYPE_LWT_SEG6LOCAL, "4.18", packet="r"),
-        _row(_T.BPF_PROG_TYPE_LIRC_MODE2, "4.18"),
+        _row(_T.BPF_PROG_TYPE_LIRC_MODE2, "4.18", LIRC_SAMPLE, helper_groups=(LIRC, LIRC_PERFMON)),
         _row(_T.BPF_PROG_TYPE_SK_REUSEPORT, "4.19", packet="r"),
         _row(_T.BPF_PROG_TYPE_FLOW_DISSECTOR, "4.20", packet="r"),
         _row(_T.BPF_PROG_TYPE_CGROUP_SYSCTL, "5.2"),

@@ -18,6 +18,7 @@ from ..net.stack import LOOPBACK_IFINDEX
 from ..uapi.bpf_attr import PAGE_SIZE
 from ..uapi.enums import bpf_attach_type, bpf_prog_type
 from .bpf import Call, command
+from .bpf_test_run_ctx import run_on_context, runs_on_context
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -95,6 +96,8 @@ def prog_test_run(call: Call) -> int:
         return _run_xdp(call, prog)
     if prog.type in _SKB_TYPES:
         return _run_skb(call, prog)
+    if runs_on_context(prog):
+        return run_on_context(call, prog, _repeat)
     raise NotModelled(f"BPF_PROG_TEST_RUN of program type {_T(prog.type).name}", 524)
 
 

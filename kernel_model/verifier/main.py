@@ -8,7 +8,7 @@ import gc
 from dataclasses import replace
 from typing import Final
 
-from kernel_model.helpers.table import BASE_BPF, BASE_PERFMON
+from kernel_model.helpers.table import BASE_BPF, BASE_PERFMON, LIRC_PERFMON
 from kernel_model.hooks.progtypes import PROG_TYPES, ProgType
 from kernel_model.isa import opcodes as op
 from kernel_model.isa.native import Subprog
@@ -62,9 +62,12 @@ def _prog_type(spec: ProgramSpec, log: VerifierLog) -> ProgType:
         raise VerifierError(errno.EINVAL, reason, log.text(), not_modelled=feature)
     allowed = _open_groups(spec.privileges)
     groups = tuple(
-        group for group in row.helper_groups if group not in (BASE_BPF, BASE_PERFMON) or group in allowed
+        group for group in row.helper_groups if group not in _PRIVILEGED_GROUPS or group in allowed
     )
     return replace(row, helper_groups=groups)
+
+
+_PRIVILEGED_GROUPS: Final = (BASE_BPF, BASE_PERFMON, LIRC_PERFMON)
 
 
 def _open_groups(privileges: Privileges) -> tuple[str, ...]:
@@ -72,7 +75,7 @@ def _open_groups(privileges: Privileges) -> tuple[str, ...]:
     if not bpf:
         return ()
     perfmon = privileges.perfmon or privileges.sys_admin
-    return (BASE_BPF, BASE_PERFMON) if perfmon else (BASE_BPF,)
+    return _PRIVILEGED_GROUPS if perfmon else (BASE_BPF,)
 
 
 def _rewrite(env: Env) -> None:
