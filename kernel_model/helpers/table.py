@@ -475,8 +475,8 @@ _LIRC_TOO: Final = {
     ),
     "trace_printk": (LIRC_PERFMON, BASE_PERFMON),
 }  # fmt: skip
-"""Programs for infrared receivers have a list of their own instead of the base: what is in both, its group for
-them, and the group whose function it is."""
+"""Programs for infrared receivers have a list of their own instead of the base. What is in both: its group
+for them, and the group whose function it is."""
 
 
 def _groups(name: str, spec: _Spec) -> Mapping[str, str]:
