@@ -40,8 +40,8 @@ def core(
     """Check CO-RE portability: which relocations resolve, which programs load, kernel by kernel.
 
     One row a program, one column a kernel: relocations that found their field, type or enumerator, and the
-    verifier's verdict there. -v lists what is missing. The exit status is 1 when a program loads on some kernel
-    and not on another, or on none.
+    verifier's verdict there. -v lists what is missing. The exit status is 1 unless all programs load on all
+    kernels.
     """
     kind = parse_prog_type(prog_type)
     kernels = _read(btfs)
@@ -87,15 +87,17 @@ def _cell(row: Row, fate: Fate) -> str:
 
 
 def _print(rows: list[Row], kernels: list[str], verbose: bool) -> None:
-    cells = [
-        [row.object, row.program, *(_cell(row, row.fates[name]) for name in kernels)] for row in rows
-    ]
+    cells = [[row.object, row.program, *(_cell(row, row.fates[name]) for name in kernels)] for row in rows]
     print_table("", ("object", "program", *kernels), cells)
     for row in rows:
         for name in kernels:
             fate = row.fates[name]
             if not fate.loads and fate.reason:
                 print_line(f"{row.program} on {name}: {fate.reason}")
-            for word, texts in (("missing", fate.missing), ("not there", fate.absent), ("impossible", fate.errors)):
-                for text in texts if verbose else ():
+            for word, texts in _details(fate) if verbose else ():
+                for text in texts:
                     print_line(f"{row.program} on {name}: {word}: {text}")
+
+
+def _details(fate: Fate) -> tuple[tuple[str, list[str]], ...]:
+    return (("missing", fate.missing), ("not there", fate.absent), ("impossible", fate.errors))

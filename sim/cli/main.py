@@ -17,6 +17,7 @@ _COMMANDS = {
     "run": ("run", "run"),
     "load": ("load", "load"),
     "verify": ("verify", "verify"),
+    "core": ("core", "core"),
     "trace": ("trace", "trace"),
     "diff": ("diff", "diff"),
     "disasm": ("disasm", "disasm"),

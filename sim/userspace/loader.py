@@ -31,6 +31,8 @@ from .sections import Sec
 
 PAGE_SIZE = 4096
 MAX_LOG_SIZE = 64 << 20
+UNRESOLVED = "failed to resolve CO-RE relocation"
+"""What libbpf writes into the log where the verifier met an instruction that it could not relocate."""
 
 _NO_BTF = frozenset(
     {
@@ -545,5 +547,5 @@ def _with_core_relocations(log: str, poisoned: Mapping[int, str]) -> str:
         if number.isdigit() and line == number + call and int(number) in poisoned:
             lines[at] = f"{number}: <invalid CO-RE relocation>"
             if at + 1 < len(lines) and lines[at + 1] == f"invalid func unknown#{POISON}":
-                lines[at + 1] = f"failed to resolve CO-RE relocation {poisoned[int(number)]}"
+                lines[at + 1] = f"{UNRESOLVED} {poisoned[int(number)]}"
     return "\n".join(lines) + "\n" if lines else log

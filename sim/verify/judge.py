@@ -17,7 +17,7 @@ from kernel_model.uapi.enums import bpf_prog_type
 
 from ..job.job import describe_program, load_object
 from ..machine import Machine
-from ..userspace.loader import LoadError, UnsupportedObject
+from ..userspace.loader import UNRESOLVED, LoadError, UnsupportedObject
 from ..userspace.object import ObjectError, ObjectSpec, read_object
 from .cost import Cost, CostRecorder
 from .explain import Explanation, explain
@@ -194,7 +194,8 @@ def _load(
 def _refused(spec: ObjectSpec, name: str, options: Options, out: Verdict, recording: Recording) -> None:
     if not recording.errno:
         return
-    if recording.message:
+    # The loader has better words than the verifier for an instruction that it poisoned itself.
+    if recording.message and not out.error.startswith(UNRESOLVED):
         out.error = one_line(recording.message)
     if not options.explain:
         return

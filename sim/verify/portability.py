@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How an object fares on many kernels, each known by its BTF alone: relocations that resolve, programs that load."""
+"""How an object fares on many kernels, each known by its BTF alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Row:
 
 
 def portability(spec: ObjectSpec, kernels: Mapping[str, bytes], options: Options) -> Iterator[Row]:
-    """Each program of the object on each kernel; ``kernels`` are BTF blobs by name. BtfError for a bad one."""
+    """Each program on each kernel; ``kernels`` are BTF blobs by name. BtfError for a bad one."""
     resolvers = {
         name: Resolver(spec.btf_types, Btf(data)) if spec.btf_types is not None else None
         for name, data in kernels.items()
