@@ -16,7 +16,7 @@ from kernel_model.verifier.regs import (
 
 from .history import Event, History, Place
 from .recorder import Recording
-from .rules import Rule
+from .rule import Rule
 from .source import Sources
 
 

@@ -9,7 +9,7 @@ from .case import Case, Finding, nothing, origin
 from .causes_path import cost, depth, loop, reference, slot_named
 from .causes_reach import number_limits, packet, region
 from .causes_values import argument, helper, null, pointer, stack, written
-from .rules import Focus
+from .rule import Focus
 
 SEARCHES: dict[Focus, Callable[[Case], Finding]] = {
     Focus.NOTHING: nothing,

@@ -18,7 +18,8 @@ from .case import Case, Finding, helper_arguments
 from .causes import SEARCHES
 from .history import History
 from .recorder import Phase, Recording
-from .rules import Needs, find_rule
+from .rule import Needs
+from .rules import find_rule
 from .source import SourceLine, Sources
 from .words import reg_words
 
