@@ -94,5 +94,7 @@ def _note(fate: Fate, resolver: Resolver | None, relo: CoreRelo) -> None:
 
 
 def _judge(fate: Fate, spec: ObjectSpec, prog: ProgSpec, btf: bytes, options: Options) -> None:
-    verdict = judge(spec, prog.name, Options(options.prog_type, options.seed, explain=False, btf=btf))
+    # At level 1 the log shows the instruction, by which the loader knows its own relocation.
+    asked = Options(options.prog_type, options.seed, log_level=1, explain=False, btf=btf)
+    verdict = judge(spec, prog.name, asked)
     fate.verdict, fate.reason = verdict.verdict, verdict.error
