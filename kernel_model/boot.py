@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from . import helpers
+from . import helpers, kfuncs
 from .btf.layout import Layout
 from .data_symbols import DATA_SYMBOLS, MAX_NETDEVS, PERCPU_SYMBOLS, place
 from .helpers import prandom
@@ -26,6 +26,7 @@ IRQ_STACK_SIZE = 16 << 10
 REGISTERED = (
     "kernel_model.bpf.runtime",
     *(f"kernel_model.helpers.{module.name}" for module in pkgutil.iter_modules(helpers.__path__)),
+    *(f"kernel_model.kfuncs.{module.name}" for module in pkgutil.iter_modules(kfuncs.__path__)),
     "kernel_model.maps.functions",
     "kernel_model.maps.memalloc",
     "kernel_model.net.stack",

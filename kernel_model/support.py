@@ -11,10 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from .boot import REGISTERED
+from .btf.parse import Kind
+from .btf.vmlinux import kernel_types
 from .functions import FUNCTIONS
 from .helpers.table import HELPERS
 from .hooks.progtypes import PROG_TYPES
 from .isa.table import TABLE, Origin
+from .kfuncs.table import CASTS, KFUNCS, OTHERS
 from .maps.types import MAP_TYPES
 from .syscalls.bpf import COMMANDS as BPF_COMMANDS
 from .syscalls.table import SYSCALLS
@@ -75,6 +78,23 @@ def _helpers(machine_code: Collection[str]) -> Iterator[Item]:
         )
 
 
+def _kfuncs() -> Iterator[Item]:
+    types = kernel_types()
+    for name in sorted((*KFUNCS, *OTHERS)):
+        row = KFUNCS.get(name)
+        if row is None:
+            yield Item("kfunc", 0, name, "", NOT_MODELLED)
+        elif name in CASTS:
+            how = "inlined; no structures" if name == "bpf_rdonly_cast" else NOT_MODELLED
+            yield Item(
+                "kfunc", types.find(name, Kind.FUNC), name, row.since, how, "kernel_model.verifier.kfuncs"
+            )
+        else:
+            how = "trap" if name in FUNCTIONS else "machine code"
+            number = types.find(name, Kind.FUNC)
+            yield Item("kfunc", number, name, row.since, how, name, "tests/kernel_model/kfuncs")
+
+
 def _prog_types() -> Iterator[Item]:
     for number, row in sorted(PROG_TYPES.items()):
         how = "verified; test run or hook" if row.modelled else NOT_MODELLED
@@ -117,6 +137,7 @@ def items(machine_code: Collection[str]) -> list[Item]:
         *_commands(),
         *_map_types(),
         *_helpers(machine_code),
+        *_kfuncs(),
         *_prog_types(),
         *_attach_types(),
         *_instructions(),

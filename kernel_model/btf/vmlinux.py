@@ -2,18 +2,21 @@
 """The simulated kernel's own BTF, made from its layout: what /sys/kernel/btf/vmlinux shows.
 
 It holds the structures that this kernel has, with the members that it has, at the offsets where they are;
-a pointer to something else points at a forward declaration.
+a pointer to something else points at a forward declaration. Functions that programs may call (kfuncs)
+have their prototypes there.
 """
 
 from __future__ import annotations
 
 from functools import cache, lru_cache
 
+from kernel_model.kfuncs.table import ROWS, Kfunc
+
 from .build import BtfBuilder
 from .layout import Layout, Member, kernel_layout
 from .parse import Btf, Kind
 
-_SIGNED, _CHAR = 1, 2
+_SIGNED, _CHAR, _BOOL = 1, 2, 4
 _INTS = (
     ("char", 1, _SIGNED, ("s8",)),
     ("unsigned char", 1, 0, ("u8",)),
@@ -21,10 +24,15 @@ _INTS = (
     ("short unsigned int", 2, 0, ("u16",)),
     ("int", 4, _SIGNED, ("s32",)),
     ("unsigned int", 4, 0, ("u32",)),
+    ("long unsigned int", 8, 0, ("size_t",)),
+    ("_Bool", 1, _BOOL, ("bool",)),
     ("long long int", 8, _SIGNED, ("s64",)),
     ("long long unsigned int", 8, 0, ("u64",)),
 )
 """C's integers as compilers name them: size, encoding, and the kernel's typedefs of them."""
+_GLOBAL = 1
+_WHOLE = b"\xff\xff\xff\xff"
+"""A declaration tag on the whole function, not on a parameter."""
 
 
 class _Writer:
@@ -52,8 +60,12 @@ class _Writer:
                 for m in sorted(struct.members.values(), key=lambda m: (m.offset, m.bit_offset))
             ]
             self.b.add_composite(Kind.STRUCT, struct.name, struct.size, members)
+        protos = [(row, self.type(row.returns), self.params(row)) for row in ROWS]
         for kind, name, word, data in self.later:
             self.b.add(kind, name, word, data=data)
+        for row, returns, params in protos:
+            func = self.b.add(Kind.FUNC, row.name, self.b.add_proto(returns, params), vlen=_GLOBAL)
+            self.b.add(Kind.DECL_TAG, "bpf_kfunc", func, data=_WHOLE)
         return self.b.bytes()
 
     def postponed(self, key: str, kind: Kind, name: str = "", word: int = 0, data: bytes = b"") -> int:
@@ -70,10 +82,16 @@ class _Writer:
         row = b"".join(word.to_bytes(4, "little") for word in (number, self.index, member.count))
         return self.postponed(f"{member.type}[{member.count}]", Kind.ARRAY, data=row)
 
+    def params(self, row: Kfunc) -> list[tuple[str, int]]:
+        """Names and types of a kernel function's parameters."""
+        return [(name, self.type(text)) for name, text in row.params]
+
     def type(self, text: str) -> int:
         if text.endswith("*"):
             inner = text[:-1].rstrip()
             return self.postponed(text, Kind.PTR, word=self.type(inner))
+        if text.startswith("const "):
+            return self.postponed(text, Kind.CONST, word=self.type(text.removeprefix("const ")))
         if text not in self.ids:
             head, _, tag = text.partition(" ")
             assert head in ("struct", "union"), text
@@ -91,3 +109,8 @@ def kernel_btf() -> bytes:
 def parse_kernel_btf(data: bytes) -> Btf:
     """The types in a kernel's BTF; machines that show the same bytes share them. BtfError when damaged."""
     return Btf(data)
+
+
+def kernel_types() -> Btf:
+    """The types that this kernel itself has."""
+    return parse_kernel_btf(kernel_btf())

@@ -80,8 +80,9 @@ def render(
         hidden = not allow_ptr_leaks and insn.src in (op.BPF_PSEUDO_MAP_FD, op.BPF_PSEUDO_MAP_VALUE)
         constant = 0 if hidden or index + 1 >= len(insns) else imm64(insns, index)
     elif insn.code == op.CALL:
+        found = names(insn) if names else None
         fallback = "kernel-function" if insn.src == op.BPF_PSEUDO_KFUNC_CALL else "unknown"
-        name = (names(insn) if names else None) or fallback
+        name = fallback if found is None else found
     return template.format(
         dst=insn.dst,
         src=insn.src,

@@ -19,8 +19,6 @@ from kernel_model.isa.insn import Insn
 from kernel_model.isa.native import PokeSite, Subprog
 
 if TYPE_CHECKING:
-    from kernel_model.btf.parse import Btf
-
     from .env import Env
     from .log import VerifierLog
     from .records import UserRecords
@@ -219,8 +217,6 @@ class Environment:
     layout: Layout
     symbol: Callable[[str], int]
     jit: bool = True
-    btf: Btf | None = None
-    """The kernel's own types: its functions, iterators and structures."""
     blinding: bool = False
     """Constant blinding is on (bpf_jit_harden): no direct tail calls."""
     nr_cpus: int = 1

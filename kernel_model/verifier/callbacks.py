@@ -23,6 +23,7 @@ from .precision import mark_chain_precision
 from .printing import print_state, scratch_all
 from .pruning import find_prev_entry, widen_imprecise_scalars
 from .refs import clear_packet_pointers
+from .regions import in_atomic_region
 from .regs import (
     NOT_INIT_REG,
     PTR_TO_MAP_KEY,
@@ -137,7 +138,7 @@ def check_func_call(env: Env, insn: Insn) -> None:
     state = env.cur
     caller = state.frames[-1]
     if env.is_global(subprog):
-        if sub.might_sleep and not env.sleepable:
+        if sub.might_sleep and (not env.sleepable or in_atomic_region(env)):
             raise env.reject(
                 errno.EINVAL,
                 "global functions that may sleep are not allowed in non-sleepable context,\n"

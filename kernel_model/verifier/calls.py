@@ -192,7 +192,8 @@ def _check_reg_type(env: Env, regno: int, arg: int) -> None:
     raise env.reject(errno.EACCES, f"R{regno} type={type_str(reg.type)} expected={wanted}\n")
 
 
-def _check_arg_off(env: Env, reg: Reg, regno: int, arg: int) -> None:
+def check_arg_offset(env: Env, reg: Reg, regno: int, arg: int = 0) -> None:
+    """The pointer may be moved only where its type allows that (check_func_arg_reg_off)."""
     if arg & p.OBJ_RELEASE:
         if arg & p.BASE_MASK == p.ARG_PTR_TO_DYNPTR and reg.type == PTR_TO_STACK:
             return
@@ -282,7 +283,7 @@ def _check_arg(env: Env, index: int, meta: CallMeta, proto: HelperProto) -> None
         _check_reg_type(env, regno, arg)
         if base == p.ARG_PTR_TO_BTF_ID:
             check_struct(env, reg, regno, proto.arg_btf[index])
-        _check_arg_off(env, reg, regno, arg)
+        check_arg_offset(env, reg, regno, arg)
     if arg & p.OBJ_RELEASE:
         if base == p.ARG_PTR_TO_DYNPTR:
             dynptr.check_release(env, reg, regno)

@@ -17,7 +17,7 @@ from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_func_id
 
 from .bounds import s32
-from .env import BPF_MAX_SUBPROGS, ENOTSUPP, Env, Reject, SubprogInfo
+from .env import BPF_MAX_SUBPROGS, Env, Reject, SubprogInfo
 from .printing import print_line
 
 SYNC_CALLBACK_HELPERS: Final = frozenset(
@@ -118,17 +118,10 @@ def _add_subprog(env: Env, off: int) -> None:
     env.subprogs.append(SubprogInfo(off))
 
 
-def _add_kfunc_call(env: Env) -> None:
-    """The conditions on a program that calls kernel functions (add_kfunc_call)."""
-    if not env.kernel.jit:
-        raise env.reject(ENOTSUPP, "JIT is required for calling kernel function\n")
-    if not env.spec.gpl_compatible:
-        raise env.reject(errno.EINVAL, "cannot call kernel function from non-GPL compatible program\n")
-    raise env.not_modelled("calls of kernel functions (kfuncs)")
-
-
 def add_subprogs(env: Env) -> None:
     """Find the functions: the entry and every target of a call or function constant."""
+    from . import kfuncs
+
     _add_subprog(env, 0)
     for i, insn in enumerate(env.insns):
         if not (is_pseudo_func(insn) or is_pseudo_call(insn) or is_kfunc_call(insn)):
@@ -139,7 +132,8 @@ def add_subprogs(env: Env) -> None:
                 "loading/calling other bpf or kernel functions are allowed for CAP_BPF and CAP_SYS_ADMIN\n",
             )
         if is_kfunc_call(insn):
-            _add_kfunc_call(env)
+            kfuncs.add_kfunc_call(env, insn)
+            continue
         _add_subprog(env, i + insn.imm + 1)
     env.subprogs.sort(key=lambda sub: sub.start)
     env.subprogs.append(SubprogInfo(len(env.insns)))
@@ -260,6 +254,10 @@ class _Walk:
         if operation == op.BPF_CALL:
             if insn.code == op.CALL and insn.src == 0:
                 self._note_helper(at, insn)
+            elif is_kfunc_call(insn):
+                from .kfuncs import note_in_cfg
+
+                note_in_cfg(env, at, insn)
             return self._visit_call(at, insn.src == op.BPF_PSEUDO_CALL)
         if operation == op.BPF_JA:
             if insn.code & 8:

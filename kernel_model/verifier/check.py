@@ -19,6 +19,7 @@ from .calls import check_helper_call
 from .env import BPF_COMPLEXITY_LIMIT_INSNS, Env, Reject
 from .fixups.zext import has_cmpxchg32, note_upper_half
 from .jumps import check_cond_jump
+from .kfuncs import check_kfunc_call
 from .liveness import StackLiveness
 from .memory import check_atomic, check_load, check_ptr_off, check_store, check_store_imm
 from .operands import check_writable, leaks_pointer, read_reg, scratch_caller_saved
@@ -178,6 +179,8 @@ def _check_jump(env: Env, insn: Insn, cls: int) -> bool:
             raise env.reject(errno.EINVAL, "BPF_CALL uses reserved fields\n")
         if insn.src == op.BPF_PSEUDO_CALL:
             check_func_call(env, insn)
+        elif insn.src == op.BPF_PSEUDO_KFUNC_CALL:
+            check_kfunc_call(env, insn)
         else:
             check_helper_call(env, insn)
         if env.detailed:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from kernel_model.isa.disasm import line as disasm_line
 from kernel_model.isa.insn import Insn
 from kernel_model.isa.native import PokeSite
+from kernel_model.isa.opcodes import BPF_PSEUDO_KFUNC_CALL
 from kernel_model.uapi.enums import ProgFlags, bpf_func_id
 
 from .api import Environment, FuncInfo, LineInfo, MapView, ProgramSpec, Stats
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kernel_model.hooks.progtypes import ProgType
 
     from .btf_ctx import AttachTarget
+    from .kfuncs import KfuncDesc
     from .liveness import StackLiveness
     from .pruning import SccVisit
     from .regs import Reg
@@ -201,6 +203,8 @@ class Env:
         self.test_reg_invariants = self.bpf_capable and bool(flags & ProgFlags.BPF_F_TEST_REG_INVARIANTS)
         self.sleepable = bool(flags & ProgFlags.BPF_F_SLEEPABLE)
         self.used_maps: list[MapView] = []
+        self.kfuncs: dict[int, KfuncDesc] = {}
+        """Kernel functions that the program calls, by BTF id."""
         self.func_info: list[FuncInfo] = []
         self.line_info: list[LineInfo] = []
         self.postorder: list[int] = []
@@ -276,7 +280,17 @@ class Env:
 
     def insn_text(self, index: int) -> str:
         """The instruction as the log shows it, without newline."""
-        return disasm_line(self.insns, index, helper_name, allow_ptr_leaks=self.allow_ptr_leaks)
+        return disasm_line(self.insns, index, self.call_name, allow_ptr_leaks=self.allow_ptr_leaks)
+
+    def call_name(self, insn: Insn) -> str | None:
+        """The name of the helper or kernel function that an instruction calls; None when it has none."""
+        if insn.src != BPF_PSEUDO_KFUNC_CALL:
+            return helper_name(insn)
+        desc = self.kfuncs.get(insn.imm)
+        if desc is None:
+            # The name of type 0, void.
+            return None if insn.imm else ""
+        return desc.name
 
     # ---- looking up ------------------------------------------------------------------------
 
@@ -313,8 +327,7 @@ class Env:
 
     def iter_name(self, btf_id: int) -> str:
         """``num`` for the kernel's struct bpf_iter_num."""
-        btf = self.kernel.btf
-        return btf.type(btf_id).name.removeprefix("bpf_iter_") if btf is not None else ""
+        return self.kernel.vmlinux().type(btf_id).name.removeprefix("bpf_iter_")
 
     def is_global(self, subprog: int) -> bool:
         """The function has global linkage by its BTF."""

@@ -15,7 +15,8 @@ from kernel_model.isa import opcodes as op
 from kernel_model.isa.insn import Insn
 from kernel_model.uapi.enums import bpf_func_id
 
-from .cfg import is_ld_imm64
+from . import kfuncs
+from .cfg import is_kfunc_call, is_ld_imm64
 from .env import Env, SubprogInfo
 
 _R0: Final = 1
@@ -35,6 +36,10 @@ def _call_use(env: Env, insn: Insn) -> int:
         proto = helper_proto(env, insn)
         if proto is not None:
             return ((1 << num_params(proto)) - 1) << 1
+    elif is_kfunc_call(insn):
+        count = kfuncs.num_params(env, insn)
+        if count is not None:
+            return ((1 << count) - 1) << 1
     return _CALLER_SAVED & ~_R0
 
 

@@ -368,6 +368,25 @@ RULES: tuple[Rule, ...] = (
         Focus.ARGUMENT,
     ),
     _rule(
+        "iterator",
+        r"expected (an )?(un)?initialized (iter_|\d)|iterator on stack",
+        "an iterator is not in the state that the call wants",
+        "An open-coded iterator lives on the stack: new() first, then next() until NULL, then destroy() on "
+        "every path; nothing else may write its slots.",
+        ("Use bpf_for() or bpf_for_each(), which call destroy() on every way out.",),
+        Needs.ARGUMENTS,
+        Focus.ARGUMENT,
+    ),
+    _rule(
+        "irq-flag",
+        r"irq[_ ]flag|cannot restore irq state",
+        "interrupts are saved and restored out of order",
+        "bpf_local_irq_save() fills a stack slot that only the matching restore may read, innermost first.",
+        ("Pair each save with one restore on the same slot, in reverse order.",),
+        Needs.ARGUMENTS,
+        Focus.ARGUMENT,
+    ),
+    _rule(
         "region",
         r"cannot be used inside (bpf_|.*-ed region)|rcu read (lock|unlock)|enable preemption"
         r"|is sleepable within|sleepable helper|requires RCU critical section",
@@ -382,8 +401,9 @@ RULES: tuple[Rule, ...] = (
         "kfunc",
         r"[Kk]ernel function|kernel btf_id|kfunc|kernel func |JIT is required for calling"
         r"|must be a known constant|[Uu]nrecognized arg#|Possibly NULL pointer passed to trusted"
-        r"|must point to (void, )?scalar|memory, len pair leads|doesn't point to|size cannot be determined"
-        r"|must be referenced or trusted|is expected to be a kernel|Unknown type ID|can not match arg",
+        r"|must point to |kernel module function|expected pointer to ctx, but|memory, len pair leads"
+        r"|doesn't point to|size cannot be determined"
+        r"|does not allow writes to packet",
         "a kernel function cannot be called like this",
         "Kernel functions (kfuncs) are checked against the kernel's BTF: the program type must have them, "
         "and each argument must be what its type and the suffix of its name say.",

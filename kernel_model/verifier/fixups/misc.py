@@ -25,7 +25,8 @@ from kernel_model.isa.macros import (
 from kernel_model.isa.native import PokeSite
 from kernel_model.uapi.enums import bpf_func_id as f
 
-from ..cfg import is_helper_call, is_may_goto
+from .. import kfuncs
+from ..cfg import is_helper_call, is_kfunc_call, is_may_goto
 from ..env import MAX_BPF_STACK, Env
 from .arith import AX, guard_division, is_division, mask_pointer_arithmetic
 from .func_args import function_arguments
@@ -171,6 +172,8 @@ def _rewrite(env: Env, insn: Insn, at: int, stack_depth: int) -> list[Insn]:
         return _packet_load(env, insn)
     if is_may_goto(insn):
         return _may_goto(env, insn, stack_depth)
+    if is_kfunc_call(insn):
+        return kfuncs.fix_up(env, insn)
     if is_helper_call(insn):
         return _helper(env, insn, at)
     return mask_pointer_arithmetic(insn, env.aux[at])
