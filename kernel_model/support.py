@@ -2,7 +2,8 @@
 """The support matrix: one row per item of Linux's BPF subsystem, read off the tables that implement it.
 
 An item is ``machine code`` (emulated text), ``trap`` (a Python function behind a symbol in kernel text),
-``python`` (reached by system calls only), ``inlined`` (the verifier replaces the call) or ``not modelled``.
+``python`` (reached by system calls only), ``inlined`` (the verifier replaces the call), ``verified only``
+(programs load as in Linux, but nothing here runs them or serves the call) or ``not modelled``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from .btf.parse import Kind
 from .btf.vmlinux import kernel_types
 from .functions import FUNCTIONS
 from .helpers.table import HELPERS
+from .helpers.tracing_stubs import UNSERVED
+from .hooks.ctx_tracing import ARGUMENTS
 from .hooks.progtypes import PROG_TYPES
 from .isa.table import TABLE, Origin
 from .kfuncs.table import CASTS, KFUNCS, OTHERS
@@ -25,6 +28,7 @@ from .uapi import bpf_attr
 from .uapi.enums import bpf_attach_type
 
 NOT_MODELLED = "not modelled"
+VERIFIED_ONLY = "verified only"
 _ATTACH_BY = {bpf_attach_type.BPF_XDP: "BPF_LINK_CREATE"}
 
 
@@ -65,6 +69,11 @@ def _helpers(machine_code: Collection[str]) -> Iterator[Item]:
         if row.proto is None or not found:
             yield Item("helper", number, row.name, row.since, NOT_MODELLED)
             continue
+        if set(symbols) <= set(UNSERVED):
+            yield Item(
+                "helper", number, row.name, row.since, VERIFIED_ONLY, "", "tests/kernel_model/verifier"
+            )
+            continue
         ways = {"trap" if symbol in FUNCTIONS else "machine code" for symbol in found}
         where = ", ".join(found)
         yield Item(
@@ -98,6 +107,7 @@ def _kfuncs() -> Iterator[Item]:
 def _prog_types() -> Iterator[Item]:
     for number, row in sorted(PROG_TYPES.items()):
         how = "verified; test run or hook" if row.modelled else NOT_MODELLED
+        how = VERIFIED_ONLY if row.context is ARGUMENTS else how
         where = "kernel_model.hooks" if row.modelled else ""
         yield Item(
             "program type", number, row.name, row.since, how, where, "tests/kernel_model" if where else ""

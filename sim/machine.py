@@ -14,7 +14,7 @@ from typing import Any
 from jit_x86 import Compiler
 from jit_x86.kernel_text import Stub, build_kernel_text
 from kernel_model import boot
-from kernel_model.btf.layout import kernel_layout
+from kernel_model.btf.follow import layout_of
 from kernel_model.btf.vmlinux import parse_kernel_btf
 from kernel_model.functions import FUNCTIONS, KernelFunction
 from kernel_model.isa.native import CpuFeatures, Mitigations
@@ -151,7 +151,7 @@ class Machine:
         self._memory = KernelMemory(self._ram, self._tables)
         self._functions: tuple[KernelFunction, ...] = tuple(FUNCTIONS.values())
         self._compiler = Compiler()
-        self._layout = kernel_layout()
+        self._layout = layout_of(config.btf)
         self.clock = _Clock(self)
 
     def _zeroed_frame(self) -> int:

@@ -235,7 +235,15 @@ class BpfProg(KObject):
             ):
                 mode = op.BPF_MEM if op.bpf_mode(insn.code) == op.BPF_PROBE_MEM else op.BPF_MEMSX
                 out[index] = insn._replace(code=insn.code & ~0xE0 | mode)
+            elif insn.code == op.CALL and insn.src == op.BPF_PSEUDO_CALL and self.image is not None:
+                # A compiled call has the distance where an interpreted one has nothing (jit_subprogs).
+                off = (insn.imm + 0x8000 & 0xFFFF) - 0x8000
+                out[index] = insn._replace(off=off, imm=self._function_at(index + insn.imm + 1))
         return encode(out)
+
+    def _function_at(self, slot: int) -> int:
+        """The number of the function that begins at a slot of the final instructions."""
+        return next(number for number, sub in enumerate(self.verified.subprogs) if sub.start == slot)
 
     def _value_reference(self, addr: int) -> tuple[int, int]:
         for held in self.maps:

@@ -8,7 +8,7 @@ assembled with ``OFF_xdp_buff_data``, the JIT and the verifier get the same numb
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -111,8 +111,9 @@ class Layout(Mapping[str, Struct]):
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, adjust: Callable[[Struct], Struct]) -> None:
         self.tokens = self._scan(text)
+        self.adjust = adjust
         self.pos = 0
         self.structs: dict[str, Struct] = {}
 
@@ -146,7 +147,7 @@ class _Parser:
         while self.peek():
             self.expect("struct")
             name = self.next()
-            self.structs[name] = self.body(name, union=False)
+            self.structs[name] = self.adjust(self.body(name, union=False))
             self.expect(";")
         return self.structs
 
@@ -230,12 +231,24 @@ class _Parser:
         return (start + inner.size) * 8
 
 
-def parse_types(text: str) -> Layout:
-    """Lay out every ``struct`` in ``text``; LayoutError when it does not parse."""
-    return Layout(_Parser(text).parse())
+def _as_it_is(struct: Struct) -> Struct:
+    return struct
+
+
+def parse_types(text: str, adjust: Callable[[Struct], Struct] = _as_it_is) -> Layout:
+    """Lay out every ``struct`` in ``text``; LayoutError when it does not parse.
+
+    ``adjust`` may put another layout in a structure's place before others are made of it.
+    """
+    return Layout(_Parser(text, adjust).parse())
+
+
+def kernel_types() -> str:
+    """The text that describes the simulated kernel's own types (kernel_types.h beside this module)."""
+    return resources.files(__package__).joinpath("kernel_types.h").read_text()
 
 
 @cache
 def kernel_layout() -> Layout:
-    """The layout of the simulated kernel's own types (kernel_types.h beside this module)."""
-    return parse_types(resources.files(__package__).joinpath("kernel_types.h").read_text())
+    """The layout of the simulated kernel's own types."""
+    return parse_types(kernel_types())

@@ -307,3 +307,13 @@ class PerfEventArrayMap(FdArrayMap):
     def lookup(self, services: Services, key: bytes, flags: int = 0) -> bytes | None:
         self._check_lookup_flags(flags)
         raise KernelError(ENOTSUPP, "perf event arrays cannot be read")
+
+
+class CgroupArrayMap(FdArrayMap):
+    """BPF_MAP_TYPE_CGROUP_ARRAY: slots for cgroups, of which there are none yet, so they stay empty."""
+
+    OPS = "cgroup_array_map_ops"
+
+    def lookup(self, services: Services, key: bytes, flags: int = 0) -> bytes | None:
+        self._check_lookup_flags(flags)
+        raise KernelError(ENOTSUPP, "cgroup arrays cannot be read")

@@ -43,6 +43,7 @@ MAP_OPS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "prog_array_map_ops": _FD_ARRAY,
     "perf_event_array_map_ops": _FD_ARRAY,
+    "cgroup_array_map_ops": _FD_ARRAY,
     "array_of_maps_map_ops": {
         "map_lookup_elem": "array_of_map_lookup_elem",
         "map_delete_elem": "fd_array_map_delete_elem",

@@ -14,7 +14,7 @@ from typing import Final
 from ..errors import KernelError, NotModelled
 from ..ports import Services
 from ..uapi.enums import bpf_map_type
-from .array import ArrayMap, PercpuArrayMap, PerfEventArrayMap, ProgArrayMap
+from .array import ArrayMap, CgroupArrayMap, PercpuArrayMap, PerfEventArrayMap, ProgArrayMap
 from .attr import CAP_BPF, CAP_NET_ADMIN, ROOT, TOKEN_FD, Creator, MapAttr, check_common, check_name, einval
 from .base import BpfMap
 from .bloom_filter import BloomFilter
@@ -56,7 +56,7 @@ MAP_TYPES: Final[dict[int, MapType]] = {
         _row(_T.BPF_MAP_TYPE_PERCPU_HASH, "4.6", PercpuHtabMap),
         _row(_T.BPF_MAP_TYPE_PERCPU_ARRAY, "4.6", PercpuArrayMap),
         _row(_T.BPF_MAP_TYPE_STACK_TRACE, "4.6", None, CAP_BPF),
-        _row(_T.BPF_MAP_TYPE_CGROUP_ARRAY, "4.8"),
+        _row(_T.BPF_MAP_TYPE_CGROUP_ARRAY, "4.8", CgroupArrayMap),
         _row(_T.BPF_MAP_TYPE_LRU_HASH, "4.10", LruHtabMap, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_LRU_PERCPU_HASH, "4.10", LruPercpuHtabMap, CAP_BPF),
         _row(_T.BPF_MAP_TYPE_LPM_TRIE, "4.11", LpmTrie, CAP_BPF),

@@ -51,6 +51,7 @@ OPS_NAME: Final[dict[int, str]] = {
     m.BPF_MAP_TYPE_PERCPU_ARRAY: "percpu_array_map_ops",
     m.BPF_MAP_TYPE_PROG_ARRAY: "prog_array_map_ops",
     m.BPF_MAP_TYPE_PERF_EVENT_ARRAY: "perf_event_array_map_ops",
+    m.BPF_MAP_TYPE_CGROUP_ARRAY: "cgroup_array_map_ops",
     m.BPF_MAP_TYPE_HASH: "htab_map_ops",
     m.BPF_MAP_TYPE_PERCPU_HASH: "htab_percpu_map_ops",
     m.BPF_MAP_TYPE_LRU_HASH: "htab_lru_map_ops",
