@@ -22,8 +22,6 @@ ENDBR_INSN_SIZE: Final = 4
 _KCFI_PADDING: Final = 11
 """Single nops between kCFI's hash and the function (CONFIG_FUNCTION_PADDING_CFI)."""
 _COUNT_SIZE: Final = 9
-PRIV_STACK_GUARD_SZ: Final = 8
-"""Bytes of guard on each side of a private stack."""
 _RSP_NUMBER: Final = 4
 
 
@@ -140,7 +138,7 @@ def prologue(ctx: Context) -> list[Item]:
     if request.arena_kern_vm_start:
         items.append(mov_imm64(X86_REG_R12, request.arena_kern_vm_start))
     if subprog.private_stack is not None:
-        top = subprog.private_stack + PRIV_STACK_GUARD_SZ + ((subprog.stack_depth + 7) & ~7)
+        top = subprog.private_stack_top
         items += [mov_imm64(X86_REG_R9, top), add_this_cpu_off(request, X86_REG_R9)]
     return items
 

@@ -111,6 +111,8 @@ class Kernel(Ports):
         self.last_error: KernelError | None = None
         self.verifier_observer: VerifierObserver | None = None
         """Told of every step of every verification while it is set."""
+        self.messages: list[str] = []
+        """What Linux prints to its log."""
         self._next_pid = 1
         self._stacks_free: list[int] = []
         self._stacks_next = 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import KernelError
@@ -16,6 +17,7 @@ from ..isa.native import Cfi, NativeImage, NativeRequest
 from ..objects import KObject
 from ..verifier.api import Privileges, ProgramSpec, VerifiedProgram
 from .blind import blind_constants, blinding_enabled
+from .private_stack import PrivateStack, allocate
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -79,14 +81,18 @@ class BpfProg(KObject):
         self.run_cnt = 0
         self.callbacks = _callbacks(self.verified)
         """Numbers of the functions whose addresses the program takes."""
-        self.request = _request(kernel, self.verified, spec.privileges)
-        self.frame_bytes = kernel.compiler.frame_bytes(self.request)
         self.image: NativeImage | None = None
+        self.private_stacks: tuple[PrivateStack, ...] = ()
         self.addr = self._aux = 0
         for held in maps:
             held.get()
         try:
-            if kernel.sysctl["net/core/bpf_jit_enable"]:
+            compiling = bool(kernel.sysctl["net/core/bpf_jit_enable"])
+            if compiling:
+                self.private_stacks = allocate(kernel, self.verified.subprogs)
+            self.request = _request(kernel, self._on_private_stacks(), spec.privileges)
+            self.frame_bytes = kernel.compiler.frame_bytes(self.request)
+            if compiling:
                 self.image = kernel.compiler.compile(self.request, kernel.text.allocate)
                 self._install(kernel, self.image)
             self._build_struct(kernel)
@@ -97,6 +103,20 @@ class BpfProg(KObject):
         kernel.progs_by_addr[self.addr] = self
         self._put_id(kernel, self.id)
         self._track_pokes(kernel)
+
+    def _on_private_stacks(self) -> VerifiedProgram:
+        """The program with the addresses of its private stacks."""
+        if self.private_stacks:
+            addrs = {each.subprog: each.addr for each in self.private_stacks}
+            subprogs = tuple(
+                replace(each, private_stack=addrs.get(number))
+                for number, each in enumerate(self.verified.subprogs)
+            )
+            placed = replace(self.verified, subprogs=subprogs)
+            if self.shown is self.verified:
+                self.shown = placed
+            self.verified = placed
+        return self.verified
 
     def _install(self, kernel: Kernel, image: NativeImage) -> None:
         """Put the machine code in place, with its symbols and exception table entries."""
@@ -306,6 +326,8 @@ class BpfProg(KObject):
             for entry in function.exceptions:
                 kernel.extable.pop(function.addr + entry.off, None)
             kernel.text.free(function.addr - len(function.prefix))
+        for stack in self.private_stacks:
+            stack.free(kernel, self.name)
         for held in self.maps:
             if self in held.poke_progs:
                 held.poke_progs.remove(self)

@@ -33,7 +33,7 @@ from kernel_model.isa.opcodes import MAX_TAIL_CALL_CNT, TAIL_CALL
 from kernel_model.isa.table import Effect
 
 from .flow import Block, Flow, flow_of
-from .meaning import condition, statements
+from .meaning import M64, condition, machine_fp, statements
 from .program import Program
 
 _GROUP = 8
@@ -86,6 +86,11 @@ def _function(out: _Writer, number: int, flow: Flow) -> None:
     entry = out.program.subprogs[number].start
     out.put(0, f"def f{number}(r1, r2, r3, r4, r5, r10, calls):")
     out.put(1, "r0 = r6 = r7 = r8 = r9 = r11 = 0")
+    if machine_fp(out.program, number) != "r10":
+        # The machine's frame pointer stays on the kernel's stack, where calls go on.
+        top = out.program.subprogs[number].private_stack_top
+        out.put(1, f"{machine_fp(out.program, number)} = r10")
+        out.put(1, f"r10 = ({top:#x} + this_cpu_off()) & {M64}")
     if flow.roots == (entry,):
         out.put(1, "while True:")
         _tree(out, flow, entry, entry, 2, 0)
@@ -172,5 +177,6 @@ def _tail_call(out: _Writer, depth: int, index: int) -> None:
     out.put(depth + 1, "if target is not None:", index)
     out.put(depth + 2, "calls.tail_calls += 1", index)
     _observe(out, depth + 2, index)
-    out.put(depth + 2, "return enter(target, r1, r10, calls)", index)
+    fp = machine_fp(out.program, out.program.subprog_at(index))
+    out.put(depth + 2, f"return enter(target, r1, {fp}, calls)", index)
     _observe(out, depth, index)

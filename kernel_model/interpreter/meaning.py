@@ -179,18 +179,18 @@ def _call(program: Program, row: InsnRow, index: int) -> list[str]:
     if row.name == "JMP_CALL_PSEUDO" and len(program.subprogs) > 1:
         caller = program.subprog_at(index)
         callee = subprog_starting_at(program, index + 1 + insn.imm)
-        if program.subprogs[callee].private_stack is not None:
-            raise NotModelled("private stack in the interpreter")
         # Below the caller's frame lie the return address and the pushed frame pointer.
-        down = program.frame_bytes[caller] + 16
-        return [f"r0 = f{callee}(r1, r2, r3, r4, r5, r10 - {down}, calls)"]
+        return [f"r0 = f{callee}(r1, r2, r3, r4, r5, {_stack_at_call(program, caller)} - 16, calls)"]
     address = (program.symbols["__bpf_call_base"] + insn.imm) & 0xFFFFFFFFFFFFFFFF
-    stack = f"r10 - {program.frame_bytes[program.subprog_at(index)]}"
+    number = program.subprog_at(index)
+    stack = _stack_at_call(program, number)
     if address == program.symbols.get("arch_bpf_timed_may_goto"):
         # Its own calling convention: AX carries the counter's stack offset in and the new count out,
         # and R0-R5 survive (arch/x86/net/bpf_timed_may_goto.S).
         check = program.symbols["bpf_check_timed_may_goto"]
-        return [f"r11 = call({check:#x}, {stack}, (r10 + r11) & {M64}, 0, 0, 0, 0) & {M64}"]
+        # It adds to rbp, which is R10 on the ordinary stack only.
+        fp = machine_fp(program, number)
+        return [f"r11 = call({check:#x}, {stack}, ({fp} + r11) & {M64}, 0, 0, 0, 0) & {M64}"]
     return [f"r0 = call({address:#x}, {stack}, r1, r2, r3, r4, r5) & {M64}"]
 
 
@@ -222,6 +222,17 @@ def _lines(insn: Insn) -> list[str]:
     row = row_for(insn, internal=True)
     assert row is not None, "the code generator has found its row before"
     return _BY_INSN[row.effect](row, insn)
+
+
+def machine_fp(program: Program, number: int) -> str:
+    """The variable with the frame pointer on the kernel's stack: R10, unless there is a private stack."""
+    return "r10" if program.subprogs[number].private_stack is None else "rbp"
+
+
+def _stack_at_call(program: Program, number: int) -> str:
+    """The stack pointer where function ``number`` calls: with a private stack, R10's register is pushed."""
+    private = program.subprogs[number].private_stack is not None
+    return f"{machine_fp(program, number)} - {program.frame_bytes[number] + 8 * private}"
 
 
 def subprog_starting_at(program: Program, slot: int) -> int:

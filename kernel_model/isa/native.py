@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from .insn import Insn
+
+PRIV_STACK_GUARD_SZ: Final = 8
+"""Bytes of guard on each side of a private stack (arch/x86/net/bpf_jit_comp.c)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,20 @@ class Subprog:
     is_exception_boundary: bool = False
     private_stack: int | None = None
     """Per-CPU address of the private stack's memory, None for the ordinary stack."""
+    wants_private_stack: bool = False
+    """The verifier let this function's frame leave the kernel's stack (jits_use_priv_stack, since 6.13)."""
+
+    @property
+    def private_stack_size(self) -> int:
+        """Bytes of the private stack's memory on each CPU, guards included."""
+        return -(-self.stack_depth // 8) * 8 + 2 * PRIV_STACK_GUARD_SZ
+
+    @property
+    def private_stack_top(self) -> int:
+        """The per-CPU address that R10 holds in this function; ValueError on the ordinary stack."""
+        if self.private_stack is None:
+            raise ValueError(f"function {self.name} has no private stack")
+        return self.private_stack + self.private_stack_size - PRIV_STACK_GUARD_SZ
 
 
 @dataclass(frozen=True)

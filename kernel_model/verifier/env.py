@@ -133,6 +133,7 @@ class SubprogInfo:
         "might_sleep",
         "name",
         "postorder_start",
+        "priv_stack",
         "stack_depth",
         "stack_extra",
         "start",
@@ -145,6 +146,7 @@ class SubprogInfo:
         self.start = start
         self.stack_depth = 0
         self.stack_extra = 0
+        self.priv_stack = False
         self.has_tail_call = False
         self.tail_call_reachable = False
         self.has_ld_abs = False

@@ -149,6 +149,7 @@ def _subprogs(env: Env) -> tuple[Subprog, ...]:
             sub.has_tail_call,
             sub.tail_call_reachable,
             sub.is_cb,
+            wants_private_stack=sub.priv_stack,
         )
         for number, sub in enumerate(env.subprogs[:-1])
     )

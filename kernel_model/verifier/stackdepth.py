@@ -108,3 +108,5 @@ def check_max_stack_depth(env: Env) -> None:
         _Chain(env, private and number == 0, adaptive, ordinary).walk(number, 0)
     env.prog_flags["tail_call_reachable"] = subs[0].tail_call_reachable
     env.prog_flags["jits_use_priv_stack"] = bool(adaptive)
+    for number in adaptive:
+        subs[number].priv_stack = True

@@ -163,12 +163,15 @@ def _parting(known: Recording, left: Execution, index: int) -> Where | None:
         return here
     if not index:
         return None
-    fp = left[index - 1].regs[10]
-    if left[index].regs[10] < fp:
+    before = left[index - 1]
+    fp = before.regs[10]
+    insn = known.programs[before.where.prog].insns[before.where.slot]
+    if left[index].regs[10] != fp and insn.code != op.EXIT:
+        # The first step of a function that was called: the call is the caller's next one.
         for later in range(index + 1, len(left)):
-            if left[later].regs[10] >= fp:
+            if left[later].regs[10] == fp:
                 return left[later].where
-    return left[index - 1].where
+    return before.where
 
 
 def _differing(mask: int, left: Step, right: Step) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,6 +39,21 @@ def _slot(text: ProgText, slot: int, insn: Insn) -> _Slot:
     return _Slot(Where(text.id, slot), silent, goto, insn.code == op.EXIT, target_of(insn))
 
 
+@dataclass
+class _Run:
+    """A run of a program under way, with everything that it calls itself."""
+
+    fp: int
+    """As Runtime.fp."""
+    outermost: int
+    """R10 of the function whose exit ends the run."""
+    execution: Execution
+    last: dict[int, Regs] = field(default_factory=dict)
+    """The registers after the last instruction of each frame, by R10."""
+    tail_called: bool = False
+    """The instruction before was a tail call of the outermost function: its R10 is the next one's."""
+
+
 class InterpreterRecorder:
     """Records all executions on the interpreter while it is entered as a context manager."""
 
@@ -46,7 +62,7 @@ class InterpreterRecorder:
         self._recording = recording
         self._ids: dict[Program, int] = {}
         self._slots: dict[Program, list[_Slot]] = {}
-        self._under_way: list[tuple[int, Execution, dict[int, Regs]]] = []
+        self._under_way: list[_Run] = []
         self._goto: tuple[Where, Regs] | None = None
         """A goto without machine code that was not recorded, until it is known where it led."""
 
@@ -69,18 +85,20 @@ class InterpreterRecorder:
         where = None
         if isinstance(error, InterpreterFault):
             where = Where(self._ids[error.program], error.slot)
-        for _, execution, _ in self._under_way:
-            self._recording.stop(execution, error, where)
+        for run in self._under_way:
+            self._recording.stop(run.execution, error, where)
 
     def _observe(self, program: Program, slot: int, regs: Regs) -> None:
         fp = self._runtime.fp
-        if not self._under_way or self._under_way[-1][0] != fp:
-            self._under_way.append(
-                (fp, self._recording.begin(self._machine.cpu.this_cpu, self._machine.clock.now()), {})
-            )
-        _, execution, last = self._under_way[-1]
-        where, silent, goto, exits, target = self._slots[program][slot]
         frame = regs[10]
+        if not self._under_way or self._under_way[-1].fp != fp:
+            execution = self._recording.begin(self._machine.cpu.this_cpu, self._machine.clock.now())
+            self._under_way.append(_Run(fp, frame, execution))
+        run = self._under_way[-1]
+        execution, last = run.execution, run.last
+        where, silent, goto, exits, target = self._slots[program][slot]
+        if run.tail_called:
+            run.outermost, run.tail_called = frame, False
         if self._goto is not None:
             self._follow(execution, slot)
         if not silent or last.get(frame, regs) != regs:
@@ -89,7 +107,10 @@ class InterpreterRecorder:
         elif goto:
             self._goto = where, regs
         last[frame] = regs
-        if exits and frame == fp:
+        if frame != run.outermost:
+            return
+        run.tail_called = program.insns[slot].code == op.TAIL_CALL
+        if exits:
             execution.complete = True
             self._under_way.pop()
 

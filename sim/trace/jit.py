@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 X86_REGISTERS = ("rax", "rdi", "rsi", "rdx", "rcx", "r8", "rbx", "r13", "r14", "r15", "rbp")
 """Where the JIT keeps R0 to R10 (arch/x86/net/bpf_jit_comp.c, reg2hex)."""
 _PICK: Callable[[tuple[int, ...]], tuple[int, ...]] = itemgetter(*map(KERNEL_REGS.index, X86_REGISTERS))
+_PRIVATE_FP = KERNEL_REGS.index("r9")
+"""R10 of a function with a private stack."""
 _PROLOGUE_HEAD = 12
 """Bytes from a function's entry to where tail calls land, without endbr64 (X86_TAIL_CALL_OFFSET)."""
 _ENDBR = 4
@@ -51,6 +53,8 @@ class _Point:
 
     prog: ProgText
     function: int
+    private: bool = False
+    """The function has a private stack."""
     entry: bool = False
     landing: bool = False
     slot: int = -1
@@ -134,7 +138,9 @@ class JitRecorder:
         points: dict[int, _Point] = {}
 
         def point(off: int) -> _Point:
-            return points.setdefault(function.addr + off, _Point(text, number))
+            return points.setdefault(
+                function.addr + off, _Point(text, number, subprog.private_stack is not None)
+            )
 
         epilogue = 0
         for slot in range(subprog.start, subprog.end):
@@ -256,6 +262,8 @@ class JitRecorder:
         frame.in_prologue = False
         values = self._machine.cpu.register_values()
         regs = _PICK(values)
+        if point.private:
+            regs = (*regs[:-1], values[_PRIVATE_FP])
         done = frame.under_way is not None
         self._complete(frame, regs)
         fixed = _PICK_FIXED(values)

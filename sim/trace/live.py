@@ -45,6 +45,8 @@ class _Frame:
     live: int
     last: int = -1
     """The place of the frame's last step, -1 before its first."""
+    tail_called: bool = False
+    """Another program has taken the frame over; its R10 is another one on a private stack."""
     done: bool = False
     """The function has returned: a step with the same R10 is in another one's frame."""
 
@@ -73,6 +75,8 @@ class Liveness:
         """
         frames = self._frames
         frame = frames[-1] if frames else None
+        if frame is not None and frame.tail_called:
+            frame.fp, frame.tail_called = fp, False
         if frame is None or frame.fp != fp or frame.done:
             frame = self._frame(place, fp)
         effect = self._effects.get(place)
@@ -86,6 +90,7 @@ class Liveness:
             # ``mask`` is the slot of the next step when the tail call falls through.
             fell_through = following == (place >> 32 << 32 | mask)
             frame.live = frame.live & ~_CLOBBERED if fell_through else ENTRY
+            frame.tail_called = not fell_through
         elif kind == _EXIT:
             frame.done = True
         elif kind == _SUBPROG:
@@ -144,12 +149,17 @@ class Liveness:
         return (0, 0) if prog.calls[slot] in _PRESERVING else (_HELPER, 1)
 
     def _frame(self, place: int, fp: int) -> _Frame:
-        """The frame that a step with this R10 belongs to: frames lie below their callers'."""
-        while self._frames and (self._frames[-1].fp < fp or self._frames[-1].done):
-            self._returned = self._frames.pop().live
-        if not self._frames:
-            self._frames.append(_Frame(fp, ENTRY))
-        elif fp < self._frames[-1].fp:
+        """The frame that a step with this R10 belongs to: an open one, else its function was just called.
+
+        No function calls itself, so an open frame has its R10 alone, on whichever stack it lies.
+        """
+        frames = self._frames
+        known = any(frame.fp == fp and not frame.done for frame in frames)
+        while frames and (frames[-1].done or (known and frames[-1].fp != fp)):
+            self._returned = frames.pop().live
+        if not frames:
+            frames.append(_Frame(fp, ENTRY))
+        elif not known:
             self._frames.append(_Frame(fp, self._arguments(place, self._frames[-1]) | _FRAME_POINTER))
         return self._frames[-1]
 

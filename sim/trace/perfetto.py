@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from kernel_model.isa import opcodes as op
+
 from .file import Packet, TraceHead
 from .record import Execution, ProgText
 from .rows import Row, rows
@@ -81,6 +83,8 @@ class _Open:
     prog: int
     name: str
     start: int
+    done: bool = False
+    """It has made its last step: a step with the same R10 is another function's."""
 
 
 @dataclass
@@ -114,14 +118,15 @@ class _Timeline:
         """One run of a program, with those that its helpers ran."""
         cpu, start, steps = execution.cpu, self.now, len(execution)
         frames: list[_Open] = []
-        tail_called = False
         first = self.programs[execution.places[0] >> 32].name if steps else ""
         for row in rows(self.programs, execution):
             while self._waiting and depth < _MOST_NESTED and self._waiting[-1].began + shift <= self.now:
                 yield from self._execution(self._waiting.pop(), shift, depth + 1)
-            yield from self._frames(frames, row, cpu, tail_called)
+            yield from self._frames(frames, row, cpu)
             yield from self._step(row, frames, cpu)
             tail_called = row.call is not None and bool(row.call.made)
+            insn = self.programs[row.where.prog].insns[row.where.slot]
+            frames[-1].done = tail_called or insn.code == op.EXIT
             self.now += 1
         while frames:
             yield self._close(frames.pop(), cpu)
@@ -131,13 +136,12 @@ class _Timeline:
                 args["ended"] = execution.ended or "too many steps to record"
             yield _slice(f"run {first}", "run", cpu, start, self.now, args)
 
-    def _frames(self, frames: list[_Open], row: Row, cpu: int, tail_called: bool) -> Iterator[Event]:
+    def _frames(self, frames: list[_Open], row: Row, cpu: int) -> Iterator[Event]:
         """Close what returned before this step, and open what it is the first step of."""
-        while frames and frames[-1].fp < row.fp:
+        known = any(frame.fp == row.fp and not frame.done for frame in frames)
+        while frames and (frames[-1].done or (known and frames[-1].fp != row.fp)):
             yield self._close(frames.pop(), cpu)
-        if frames and frames[-1].fp == row.fp and (tail_called or frames[-1].prog != row.where.prog):
-            yield self._close(frames.pop(), cpu)
-        if not frames or frames[-1].fp != row.fp:
+        if not known:
             prog = self.programs[row.where.prog]
             number = prog.function_at(row.where.slot)
             name = prog.subprogs[number].name if number else prog.name

@@ -153,11 +153,15 @@ def test_frames_lie_where_the_jit_puts_them() -> None:
     assert run(bpf) == STACK_TOP - (40 + 16) - (8 + 16)
 
 
-def test_private_stack_is_not_modelled() -> None:
-    insns = tuple(assemble("call f\nexit\nf: exit"))
-    bpf = Program(insns, (Subprog(0, 2), Subprog(2, 3, private_stack=0x1000)), (0, 0), SYMBOLS)
-    with pytest.raises(NotModelled, match="private stack"):
-        run(bpf)
+def test_frames_on_a_private_stack() -> None:
+    """R10 is this CPU's copy of the memory, above its guard; calls go on where the machine's stack is."""
+    insns = tuple(assemble("call f\nexit\nf: r6 = r10\ncall g\nr6 -= r0\nr0 = r6\nexit\ng: r0 = r10\nexit"))
+    subprogs = (Subprog(0, 2), Subprog(2, 7, 100, private_stack=0x1000), Subprog(7, 9))
+    bpf = Program(insns, subprogs, (40, 8, 0), SYMBOLS)
+    top = 0x1000 + 8 + 104 + 0x50_0000
+    # Between the two functions lie the frame of 8 bytes, the pushed r9, return address and rbp.
+    expected = (top - (STACK_TOP - (40 + 16) - (8 + 8 + 16))) & (1 << 64) - 1
+    assert run(bpf, this_cpu_off=lambda: 0x50_0000) == expected
 
 
 def test_arguments_and_entry() -> None:
