@@ -233,13 +233,21 @@ class BpfProg(KObject):
     def xlated(self, kernel: Kernel) -> bytes:
         """The instructions as BPF_OBJ_GET_INFO_BY_FD shows them (bpf_insn_prepare_dump).
 
-        Map addresses become ids, the internal tail call and probe loads their public forms.
+        Map addresses become ids, the internal tail call and probe loads their public forms. Linked functions
+        are shown by their numbers, beside the distance that the verifier found (jit_subprogs()).
         """
         by_addr = {held.addr: held for held in self.maps}
+        linked = self.image is not None and len(self.shown.subprogs) > 1
+        numbers = {each.start: number for number, each in enumerate(self.shown.subprogs)} if linked else {}
         out = list(self.shown.insns)
         for index, insn in enumerate(out):
             if insn.code == op.TAIL_CALL:
                 out[index] = Insn(op.CALL, 0, 0, 0, 12)
+            elif insn.code == op.CALL and insn.src == op.BPF_PSEUDO_CALL and linked:
+                off = (insn.imm + 0x8000 & 0xFFFF) - 0x8000
+                out[index] = insn._replace(off=off, imm=numbers[index + 1 + insn.imm])
+            elif insn.code == op.LD_IMM64 and insn.src == op.BPF_PSEUDO_FUNC and linked:
+                out[index + 1] = out[index + 1]._replace(imm=numbers[index + 1 + insn.imm])
             elif insn.code == op.LD_IMM64 and insn.src in _MAP_PSEUDO:
                 value = (insn.imm & 0xFFFFFFFF) | (out[index + 1].imm & 0xFFFFFFFF) << 32
                 pseudo = _MAP_PSEUDO[insn.src]

@@ -67,7 +67,14 @@ def _xlated(machine: Machine, loaded: LoadedObject) -> Iterator[tuple[str, Listi
     by_id = {bpf.obj_info(each.fd, "bpf_map_info")[0]["id"]: name for name, each in loaded.maps.items()}
     for name, each in loaded.progs.items():
         size = bpf.obj_info(each.fd)[0]["xlated_prog_len"]
-        insns = tuple(decode(bpf.obj_info(each.fd, xlated_prog_insns=size)[1]["xlated_prog_insns"]))
+        dumped = decode(bpf.obj_info(each.fd, xlated_prog_insns=size)[1]["xlated_prog_insns"])
+        # Of a linked call the number is the callee's; how far away it is stands beside.
+        insns = tuple(
+            insn._replace(imm=insn.off, off=0)
+            if insn.code == op.CALL and insn.src == op.BPF_PSEUDO_CALL and insn.off
+            else insn
+            for insn in dumped
+        )
         notes = {
             slot: f"map {by_id.get(insn.imm, insn.imm)}"
             for slot, insn in enumerate(insns)
