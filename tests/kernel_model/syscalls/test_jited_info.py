@@ -21,6 +21,7 @@ from sim.userspace.bpf import Bpf
 
 SOCKET_FILTER, KPROBE = 1, 2
 ROOM = 4096
+ARRAYS = ("jited_ksyms", "jited_func_lens", "line_info", "jited_line_info", "func_info")
 
 
 class Jited(NamedTuple):
@@ -72,7 +73,7 @@ def ask(bpf: Bpf, prog_type: int, insns: list[Insn], starts: list[int], lines: l
         "func_info",
     )
     places = {name: process.alloc(ROOM) for name in names}
-    counts = {f"nr_{name}": ROOM // 16 for name in arrays} | {"xlated_prog_len": ROOM}
+    counts = {f"nr_{name}": ROOM // 16 for name in ARRAYS} | {"xlated_prog_len": ROOM}
     sizes = {"func_info_rec_size": 8, "line_info_rec_size": 16, "jited_line_info_rec_size": 8}
     at = process.alloc(ROOM)
     size = len(BPF_PROG_INFO.pack())
