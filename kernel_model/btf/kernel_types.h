@@ -209,6 +209,45 @@ struct bpf_ringbuf {
 
 struct bpf_ringbuf_map { struct bpf_map map; struct bpf_ringbuf *rb; };
 
+/* What programs see of packets (include/uapi/linux/bpf.h). */
+struct xdp_md { u32 data; u32 data_end; u32 data_meta; u32 ingress_ifindex; u32 rx_queue_index; u32 egress_ifindex; };
+struct __sk_buff {
+	u32 len;
+	u32 pkt_type;
+	u32 mark;
+	u32 queue_mapping;
+	u32 protocol;
+	u32 vlan_present;
+	u32 vlan_tci;
+	u32 vlan_proto;
+	u32 priority;
+	u32 ingress_ifindex;
+	u32 ifindex;
+	u32 tc_index;
+	u32 cb[5];
+	u32 hash;
+	u32 tc_classid;
+	u32 data;
+	u32 data_end;
+	u32 napi_id;
+	u32 family;
+	u32 remote_ip4;
+	u32 local_ip4;
+	u32 remote_ip6[4];
+	u32 local_ip6[4];
+	u32 remote_port;
+	u32 local_port;
+	u32 data_meta;
+	struct bpf_flow_keys *flow_keys;
+	u64 tstamp;
+	u32 wire_len;
+	u32 gso_segs;
+	struct bpf_sock *sk;
+	u32 gso_size;
+	u8 tstamp_type;
+	u64 hwtstamp;
+};
+
 /* Dynptrs and number iterators as the kernel has them, and as programs may see them. */
 struct bpf_dynptr_kern { void *data; u32 size; u32 offset; };
 struct bpf_dynptr { u64 __opaque[2]; };

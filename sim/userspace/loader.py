@@ -19,10 +19,11 @@ from kernel_model.uapi.enums import bpf_attach_type as a
 from kernel_model.uapi.enums import bpf_map_type as T
 from kernel_model.uapi.enums import bpf_prog_type
 
+from . import ksym_func
 from .bpf import Bpf, Process, SyscallError, VerifierError
 from .core import CoreError, Resolver
 from .core.patch import POISON, patch
-from .externs import KCONFIG, ExternError, config_values
+from .externs import KCONFIG, Extern, ExternError, config_values
 from .facts import VMLINUX_BTF, FactsError, KernelFacts
 from .mapdefs import KCONFIG_KIND, LIBBPF_PIN_BY_NAME, MAP_IN_MAP, MapSpec
 from .object import ObjectError, ObjectSpec, ProgSpec
@@ -443,6 +444,7 @@ class _Loader:
                 else:
                     failed = self._fail(f"prog '{prog.name}'", error)
                     failed.log = _with_core_relocations(failed.log, poisoned)
+                    failed.log = ksym_func.name_unresolved(failed.log, self.spec.externs)
                     raise failed from None
             else:
                 self.out.progs[prog.name] = LoadedProg(fd, prog, log)
@@ -503,10 +505,9 @@ class _Loader:
         if declared is None:
             cause += f"extern '{ref.name}' is not described by BTF"
             raise ObjectError(self.spec.path, prog.section, ref.insn * 8, cause)
-        if ref.is_call:
-            cause += f"kernel function '{ref.name}' is not supported"
-            feature = "extern kernel function"
-            raise UnsupportedObject(self.spec.path, prog.section, ref.insn * 8, cause, feature)
+        if declared.is_func:
+            self._resolve_function(prog, insns, ref, declared)
+            return
         if declared.typed:
             self._resolve_variable(prog, insns, ref)
             return
@@ -517,6 +518,21 @@ class _Loader:
         low, high = struct.unpack("<2i", addr.to_bytes(8, "little"))
         insns[ref.insn] = insns[ref.insn]._replace(src=0, imm=low)
         insns[ref.insn + 1] = insns[ref.insn + 1]._replace(imm=high)
+
+    def _resolve_function(self, prog: ProgSpec, insns: list[Insn], ref: ExternRef, declared: Extern) -> None:
+        """Name a kernel function by its BTF id, in a call or in a question for its address."""
+        assert self.spec.btf_types is not None
+        try:
+            number = ksym_func.find_function(declared, self.spec.btf_types, self._kernel_types())
+        except ksym_func.KsymError as error:
+            cause = f"prog '{prog.name}': {error}"
+            raise ObjectError(self.spec.path, prog.section, ref.insn * 8, cause) from None
+        if ref.is_call:
+            place = self.spec.externs.index(declared)
+            insns[ref.insn] = ksym_func.call(insns[ref.insn], number, place)
+            return
+        insns[ref.insn] = ksym_func.address(insns[ref.insn], number)
+        insns[ref.insn + 1] = insns[ref.insn + 1]._replace(imm=0)
 
     def _resolve_variable(self, prog: ProgSpec, insns: list[Insn], ref: ExternRef) -> None:
         """Name a typed kernel variable by its BTF id (bpf_object__resolve_ksym_var_btf_id)."""

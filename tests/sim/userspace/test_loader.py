@@ -10,6 +10,7 @@ import pytest
 from fake_process import Call, FakeProcess
 
 import guests
+from kernel_model.btf.vmlinux import kernel_types
 from kernel_model.isa.insn import decode, imm64
 from kernel_model.isa.opcodes import BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
 from kernel_model.uapi.enums import bpf_map_type, bpf_prog_type
@@ -255,8 +256,12 @@ def test_what_is_not_supported_is_named(spec: ObjectSpec) -> None:
     process = FakeProcess()
     extern = replace(prog, externs=(ExternRef(1, "bpf_cast", True, False),))
     declared = Extern("bpf_cast", ".ksyms", False, 1, is_func=True)
-    with pytest.raises(UnsupportedObject, match="kernel function 'bpf_cast'"):
-        load(process, replace(spec, programs={"xdp_forward": extern}, externs=(declared,)))
+    with pytest.raises(ObjectError, match=r"extern \(func ksym\) 'bpf_cast': not found"):
+        load(
+            process,
+            replace(spec, programs={"xdp_forward": extern}, externs=(declared,)),
+            kernel_btf=kernel_types(),
+        )
     with pytest.raises(UnsupportedObject, match="struct_ops"):
         load(process, replace(spec, struct_ops=(".struct_ops",)))
     assert process.open == set()
