@@ -47,6 +47,7 @@ PERCPU_SYMBOLS: tuple[DataSymbol, ...] = (
     DataSymbol("current_task", 8),
     DataSymbol("bpf_redirect_info", "bpf_redirect_info", align=64),
     DataSymbol("bpf_user_rnd_state", "rnd_state"),
+    DataSymbol("md_dst", "metadata_dst"),
     DataSymbol("__x86_call_depth", 8),
 )
 

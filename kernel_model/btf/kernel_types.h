@@ -383,6 +383,22 @@ struct xdp_frame {
 	u32 flags;
 };
 
+struct ip_tunnel_key {
+	u64 tun_id;
+	u8 src[16];
+	u8 dst[16];
+	u64 tun_flags;
+	u32 label;
+	u32 nhid;
+	u8 tos;
+	u8 ttl;
+};
+
+struct ip_tunnel_info { struct ip_tunnel_key key; u8 options_len; u8 mode; u8 options[256]; };
+
+/* What goes with a packet to or from a tunnel, one a CPU for keys that programs give. */
+struct metadata_dst { u64 dst; u32 type; struct ip_tunnel_info tun_info; };
+
 struct skb_frag { u64 netmem; u32 len; u32 offset; };
 
 struct skb_shared_info {

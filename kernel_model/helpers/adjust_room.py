@@ -10,6 +10,7 @@ from ..errors import KernelError
 from ..net.skb_edit import ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_TEB, Skb, htons, ntohs
 from .on_skb import MASK32, edits, signed32
 from .skb import ENOTSUPP, SKB_MAX_ALLOC, reset_checksum
+from .tunnel import metadata_dst
 
 BPF_ADJ_ROOM_NET, BPF_ADJ_ROOM_MAC = 0, 1
 FIXED_GSO, ENCAP_L3_IPV4, ENCAP_L3_IPV6, ENCAP_L4_GRE, ENCAP_L4_UDP, NO_CSUM_RESET, ENCAP_L2_ETH = (
@@ -33,7 +34,8 @@ SKB_GSO_UDP_TUNNEL, SKB_GSO_UDP_L4 = 1 << 10, 1 << 17
 
 def _change_protocol(skb: Skb, protocol: int) -> None:
     skb.protocol = protocol
-    skb.put("_skb_refdst", 0)
+    if not metadata_dst(skb):
+        skb.put("_skb_refdst", 0)
 
 
 def _push_header(skb: Skb, offset: int, size: int) -> None:

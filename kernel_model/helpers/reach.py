@@ -69,12 +69,9 @@ _REACH: Final[dict[str, frozenset[str]]] = {
     SOCKET: frozenset(["get_netns_cookie"]),
     TC: frozenset(
         [
-            "check_mtu",
             "fib_lookup",
             "get_listener_sock",
             "get_netns_cookie",
-            "redirect_neigh",
-            "redirect_peer",
             "sk_assign",
             "sk_fullsock",
             "sk_lookup_tcp",
@@ -86,12 +83,8 @@ _REACH: Final[dict[str, frozenset[str]]] = {
             "skb_cgroup_classid",
             "skb_cgroup_id",
             "skb_ecn_set_ce",
-            "skb_get_tunnel_key",
-            "skb_get_tunnel_opt",
             "skb_get_xfrm_state",
             "skb_set_tstamp",
-            "skb_set_tunnel_key",
-            "skb_set_tunnel_opt",
             "skb_under_cgroup",
             "skc_lookup_tcp",
             "tcp_check_syncookie",
@@ -105,7 +98,6 @@ _REACH: Final[dict[str, frozenset[str]]] = {
     ),
     XDP: frozenset(
         [
-            "check_mtu",
             "fib_lookup",
             "sk_lookup_tcp",
             "sk_lookup_udp",

@@ -11,6 +11,7 @@ from ..functions import leaf
 from ..net.flow import skb_get_hash
 from ..net.skb_edit import Skb
 from .on_skb import MASK32, edits, signed32
+from .tunnel import metadata_dst
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -43,7 +44,7 @@ def bpf_set_hash(skb: Skb, value: int) -> int:
 @edits("bpf_get_route_realm", 1, moves=False)
 def bpf_get_route_realm(skb: Skb) -> int:
     """The realm of the packet's route (dst->tclassid): 0 before it was routed."""
-    if skb.get("_skb_refdst") & ~_SKB_DST_NOREF:
+    if skb.get("_skb_refdst") & ~_SKB_DST_NOREF and not metadata_dst(skb):
         raise NotModelled("realms of routes", errno.EINVAL)
     return 0
 

@@ -443,6 +443,14 @@ _MODELLED: Final[dict[str, _Spec]] = {
     "rc_repeat": _spec(_proto(_CTX, gpl_only=True), (LIRC, "bpf_rc_repeat")),
     "rc_keydown": _spec(_proto(_CTX, _ANY, _ANY, _ANY, gpl_only=True), (LIRC, "bpf_rc_keydown")),
     "rc_pointer_rel": _spec(_proto(_CTX, _ANY, _ANY, gpl_only=True), (LIRC, "bpf_rc_pointer_rel")),
+    "skb_set_tunnel_key": _spec(_proto(_CTX, _RO, _SIZE, _ANY), (TC, "bpf_skb_set_tunnel_key"), "EINVAL"),
+    "skb_get_tunnel_key": _spec(
+        _proto(_CTX, _OUT, _SIZE, _ANY), (TC, "bpf_skb_get_tunnel_key"), "EINVAL", "EPROTO"
+    ),
+    "skb_set_tunnel_opt": _spec(_proto(_CTX, _RO, _SIZE), (TC, "bpf_skb_set_tunnel_opt"), "EINVAL", "ENOMEM"),
+    "skb_get_tunnel_opt": _spec(
+        _proto(_CTX, _OUT, _SIZE), (TC, "bpf_skb_get_tunnel_opt"), "ENOENT", "ENOMEM"
+    ),
     "get_hash_recalc": _spec(_proto(_CTX), (TC, "bpf_get_hash_recalc")),
     "set_hash_invalid": _spec(_proto(_CTX), (TC, "bpf_set_hash_invalid")),
     "set_hash": _spec(_proto(_CTX, _ANY), (TC, "bpf_set_hash")),

@@ -294,4 +294,68 @@ def _devices() -> Iterable[RunCase]:
         yield RunCase(f"redirect_neigh by {size} bytes", SCHED_CLS, text)
 
 
-SKB_CASES = (*_complete(), *_devices(), *_stores(), *_checksums(), *_lengths(), *_vlans(), *_rooms())
+GET_KEY, SET_KEY, GET_OPT, SET_OPT, ROUTE_REALM = 20, 21, 29, 30, 24
+_WORDS = 6
+
+
+def _tunnel(*steps: tuple[int, int, int], ext: int = 0, label: int = 0) -> str:
+    """Calls on 48 bytes of stack: a key that is set from there, or what was got and is then folded.
+
+    A step is a helper, a size and flags.
+    """
+    lines = ["r6 = r1", "r7 = 0"]
+
+    def known() -> None:
+        key = struct.pack(
+            "<I16sBBHI16s", 0x1234567, bytes(range(1, 17)), 3, 64, ext, label, bytes(range(33, 49))
+        )
+        for number, word in enumerate(struct.unpack("<6Q", key.ljust(48, b"\x5a"))):
+            lines.extend([f"r1 = 0x{word:x} ll", f"*(u64 *)(r10 {8 * number - 48:+d}) = r1"])
+
+    for helper, size, flags in steps:
+        known()
+        lines.extend(["r1 = r6", "r2 = r10", "r2 += -48", f"r3 = {size}", f"r4 = {flags}", f"call {helper}"])
+        lines.extend(_fold("r0"))
+        for number in range(_WORDS):
+            lines.extend(_fold(f"*(u64 *)(r10 {8 * number - 48:+d})"))
+            lines.extend(["r8 = r7", "r8 >>= 29", "r7 ^= r8"])
+    lines.extend(["r1 = r6", "call 24", *_fold("r0"), "r0 = r7", "exit"])
+    return "\n".join(lines)
+
+
+def _tunnels() -> Iterable[RunCase]:
+    texts = {"no key": _tunnel((GET_KEY, 44, 0), (GET_OPT, 8, 0), (SET_OPT, 8, 0))}
+    for flags in (0, 1, 2, 4, 8, 16, 32, 46, 47, 64):
+        for got in (0, 1, 16, 17, 2):
+            for label in (0, 0xFF12345):
+                name = f"key {flags} got {got} label {label:#x}"
+                texts[name] = _tunnel((SET_KEY, 44, flags), (GET_KEY, 44, got), label=label)
+    for size in (4, 8, 21, 22, 24, 28, 40, 44, 48):
+        for flags in (0, 1):
+            texts[f"a key of {size} set {flags}"] = _tunnel((SET_KEY, size, flags), (GET_KEY, 44, flags))
+            texts[f"a key of {size} got {flags}"] = _tunnel((SET_KEY, 44, flags), (GET_KEY, size, flags))
+    texts["an extension"] = _tunnel((SET_KEY, 44, 0), (GET_KEY, 44, 0), ext=1)
+    for size in (4, 6, 8, 48):
+        for room in (4, 8, 13, 48):
+            steps = (
+                (SET_KEY, 44, 0),
+                (GET_OPT, 8, 0),
+                (SET_OPT, size, 0),
+                (GET_OPT, room, 0),
+                (GET_KEY, 44, 16),
+            )
+            texts[f"options of {size} got {room}"] = _tunnel(*steps)
+    for name, text in texts.items():
+        yield RunCase(f"tunnel: {name}", SCHED_CLS, text, IPV4)
+
+
+SKB_CASES = (
+    *_tunnels(),
+    *_complete(),
+    *_devices(),
+    *_stores(),
+    *_checksums(),
+    *_lengths(),
+    *_vlans(),
+    *_rooms(),
+)
