@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_raw_tracepoints_as_the_host(bpf: Bpf) -> None:
         ours, theirs = run(bpf.process, here, ctx, **fields), run(host.process, there, ctx, **fields)
         if ours != theirs:
             different.append((text, len(ctx), fields, ours, theirs))
+        host.close(there)
     assert different == []
 
 
@@ -152,7 +154,7 @@ def test_what_receivers_allow(bpf: Bpf) -> None:
 @host_kernel
 def test_receivers_as_the_host(bpf: Bpf) -> None:
     try:
-        prog_load(encode(assemble("r0 = 0\nexit")), LIRC)
+        os.close(prog_load(encode(assemble("r0 = 0\nexit")), LIRC))
     except HostRefused:
         pytest.skip("the host has no infrared programs (CONFIG_BPF_LIRC_MODE2)")
     host = Bpf(HostProcess())
