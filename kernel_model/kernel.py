@@ -141,6 +141,11 @@ class Kernel(Ports):
         """The kernel's types, read when somebody first asks."""
         return parse_kernel_btf(self.btf_data())
 
+    def symbol(self, name: str) -> int:
+        """The address of a function or of static data (per-CPU symbols: link address); KeyError for none."""
+        found = self.data.get(name)
+        return found if found is not None else self.text.symbol(name)
+
     # Kernel stacks
 
     def alloc_stack(self, size: int) -> int:

@@ -120,7 +120,7 @@ def prog_load(call: Call) -> int:
     spec, btf = _spec(call, insns, license_text in _GPL_COMPATIBLE, to_program)
     env = Environment(
         kernel.layout,
-        kernel.text.symbol,
+        kernel.symbol,
         jit=bool(kernel.sysctl["net/core/bpf_jit_enable"]),
         blinding=blinding_enabled(kernel, task.privileges),
         nr_cpus=kernel.alloc.nr_cpus,

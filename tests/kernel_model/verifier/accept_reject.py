@@ -212,9 +212,9 @@ CASES = (
     Case("direct value", "r1 = map_value(array1, 8)\nr0 = *(u64 *)(r1 + 0)\nexit"),
     Case(
         "no such map",
-        "r1 = map_fd(77, 0)\nr0 = 0\nexit",
+        "r1 = map_fd(7777, 0)\nr0 = 0\nexit",
         errno.EBADF,
-        "fd 77 is not pointing to valid bpf_map",
+        "fd 7777 is not pointing to valid bpf_map",
     ),
     Case(
         "tail calls need a program array",
