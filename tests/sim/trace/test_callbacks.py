@@ -142,7 +142,7 @@ CASES = (
         """,
         (0, 10, 19),
         1,
-        8 + 9 + 3,
+        8 + 11 + 3,
     ),
     Case(
         "for_each_map_elem inside a callback",
