@@ -89,7 +89,7 @@ class Resolver:
 
     def _search(self, spec: CoreSpec) -> Resolution:
         name = self.local.type(spec.root).name
-        if not name:
+        if not name or not spec.root:
             raise CoreError(f"{spec}: anonymous types cannot be relocated")
         if spec.root not in self._found:
             self._found[spec.root] = self._names.candidates(self.local, spec.root)

@@ -254,6 +254,11 @@ def test_anonymous_types_cannot_be_looked_for() -> None:
         offset(local, local, root)
 
 
+def test_void_cannot_be_looked_for() -> None:
+    with pytest.raises(CoreError, match="anonymous"):
+        resolve(Types(), Types(), 0, "0", CoreKind.type_exists)
+
+
 @given(st.integers(0, 12), st.integers(0, 20), st.text("0123456789:", max_size=9))
 def test_whatever_a_relocation_says(kind: int, root: int, access: str) -> None:
     """A value or a CoreError, never anything else."""
