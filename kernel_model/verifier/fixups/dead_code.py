@@ -66,7 +66,7 @@ def remove_nops(env: Env) -> None:
             previous -= 1
         i = previous if insns[i].code == _MAY_GOTO_0.code and previous >= 0 else i + 1
     if any(dead):
-        remove(env, dead)
+        remove(env, dead, singly=True)
 
 
 def sanitize(env: Env) -> None:

@@ -174,8 +174,12 @@ def _stays(dead: bytearray, target: int) -> int:
     return target
 
 
-def remove(env: Env, dead: bytearray) -> None:
-    """Take out the slots whose byte is set; empty functions vanish."""
+def remove(env: Env, dead: bytearray, singly: bool = False) -> None:
+    """Take out the slots whose byte is set; empty functions vanish.
+
+    Linux takes dead code out by rows, and no-operations ``singly``: what pointed at one of those points at
+    the next slot that stays.
+    """
     count = len(env.insns)
     new_index = []
     alive = 0
@@ -189,7 +193,9 @@ def remove(env: Env, dead: bytearray) -> None:
             continue
         found = distance(insn)
         if found is not None:
-            target = _stays(dead, i + 1 + found[0])
+            target = i + 1 + found[0]
+            if not singly:
+                target = _stays(dead, target)
             value = new_index[min(target, count)] + max(target - count, 0) - new_index[i] - 1
             insn = set_distance(insn, found[1], value)
         insns.append(insn)

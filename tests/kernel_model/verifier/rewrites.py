@@ -17,6 +17,11 @@ REWRITES: dict[str, tuple[int, str, list[str]]] = {
         "r0 = *(u8 *)(r1 + 1)\nexit",
         ["r0 = *(u32 *)(r1 +112)", "w0 >>= 8", "w0 &= 255", "exit"],
     ),
+    "a jump into a row of no-operations": (
+        SOCKET_FILTER,
+        "r0 = *(u32 *)(r1 + 0)\nif r0 s< 5 goto in\nr0 = 3\ngoto pc+0\nin:\ngoto pc+0\nr0 += 1\nexit",
+        ["r0 = *(u32 *)(r1 +112)", "if r0 s< 0x5 goto pc+1", "r0 = 3", "r0 += 1", "exit"],
+    ),
     "array lookup": (
         XDP,
         lookup("array") + "r0 = 0\nexit",
