@@ -60,14 +60,15 @@ def core(
 
 def _read(paths: tuple[str, ...]) -> dict[str, bytes]:
     """The blobs by the shortest names that tell the files apart."""
-    from kernel_model.btf.parse import Btf, BtfError
+    from kernel_model.btf.parse import BtfError
+    from kernel_model.btf.vmlinux import parse_kernel_btf
 
     stems = [Path(path).stem for path in paths]
     out = {}
     for path, stem in zip(paths, stems, strict=True):
         data = Path(path).read_bytes()
         try:
-            Btf(data)
+            parse_kernel_btf(data)
         except BtfError as error:
             raise InputError(f"{path}: {error}") from None
         out[stem if stems.count(stem) == 1 else path] = data

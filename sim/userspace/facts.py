@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from kernel_model.btf.parse import Btf
+from kernel_model.btf.vmlinux import parse_kernel_btf
 
 from .bpf import Bpf
 from .externs import parse_config
@@ -38,7 +39,7 @@ class KernelFacts:
     @cached_property
     def btf(self) -> Btf:
         """The kernel's types."""
-        return self._btf if self._btf is not None else Btf(self._bpf.read_file(VMLINUX_BTF))
+        return self._btf if self._btf is not None else parse_kernel_btf(self._bpf.read_file(VMLINUX_BTF))
 
     @cached_property
     def config(self) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kernel_model.btf.parse import Btf
+from kernel_model.btf.vmlinux import parse_kernel_btf
 
 from ..userspace.btf_ext import CoreRelo
 from ..userspace.core import CoreError, Resolver
@@ -64,7 +64,7 @@ class Row:
 def portability(spec: ObjectSpec, kernels: Mapping[str, bytes], options: Options) -> Iterator[Row]:
     """Each program on each kernel; ``kernels`` are BTF blobs by name. BtfError for a bad one."""
     resolvers = {
-        name: Resolver(spec.btf_types, Btf(data)) if spec.btf_types is not None else None
+        name: Resolver(spec.btf_types, parse_kernel_btf(data)) if spec.btf_types is not None else None
         for name, data in kernels.items()
     }
     for prog in spec.programs.values():

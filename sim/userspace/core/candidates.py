@@ -6,11 +6,19 @@ Libbpf's functions are bpf_core_add_cands(), bpf_core_match_member() and bpf_cor
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from kernel_model.btf.parse import Btf, Kind
 
 from .compat import essential, fields_compatible, kinds_compatible, types_compatible, types_match
 from .kinds import CoreKind
 from .spec import COMPOSITES, ENUMS, MAX_SPEC, Accessor, CoreSpec, SpecError, is_flexible
+
+
+@lru_cache(maxsize=4)
+def names_of(btf: Btf) -> Names:
+    """The named types of a kernel's BTF, which every object that is loaded there looks through."""
+    return Names(btf)
 
 
 class Names:

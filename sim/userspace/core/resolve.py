@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from kernel_model.btf.parse import Btf, BtfError, BtfType, Kind
 
-from .candidates import Names, match_spec
+from .candidates import match_spec, names_of
 from .kinds import CoreKind
 from .spec import ENUMS, CoreSpec, SpecError, enumerator, parse_spec
 
@@ -70,7 +70,7 @@ class Resolver:
     def __init__(self, local: Btf, kernel: Btf) -> None:
         self.local = local
         self.kernel = kernel
-        self._names = Names(kernel)
+        self._names = names_of(kernel)
         self._found: dict[int, list[int]] = {}
 
     def resolve(self, type_id: int, access: str, kind: int) -> Resolution:
