@@ -9,6 +9,7 @@ code (jit_x86/text/redirect.S, nic.S) and may look an entry up, but not change i
 from __future__ import annotations
 
 import errno
+from abc import abstractmethod
 from typing import ClassVar, Final
 
 from ..errors import KernelError, NotModelled
@@ -96,8 +97,9 @@ class _DtabBase(BpfMap):
         services.memory.put_u32(entry + self._o_val, ifindex)
         return entry
 
+    @abstractmethod
     def _find(self, services: Services, key: int) -> int:
-        raise NotImplementedError
+        """The address of the entry with that key, 0 for none."""
 
     def lookup_elem(self, services: Services, key: bytes, cpu: int) -> int:
         """The value within the entry, 0 for none."""

@@ -77,13 +77,9 @@ def collect(btf: Btf, symbols: Iterable[Symbol]) -> tuple[Extern, ...]:
         if each.section == KCONFIG:
             offset = -(-end // each.align) * each.align
             end = offset + each.size
-            each = _at(each, offset)
+            each = replace(each, offset=offset)
         placed.append(each)
     return tuple(placed)
-
-
-def _at(extern: Extern, offset: int) -> Extern:
-    return replace(extern, offset=offset)
 
 
 def _extern(btf: Btf, section: str, found: BtfType, weak: bool) -> Extern:
