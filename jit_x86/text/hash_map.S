@@ -19,6 +19,30 @@
 	sub \x, edx
 .endm
 
+# Twelve bytes of the key at \key into the state: r8d, r9d, eax.
+.macro JHASH_BLOCK key
+	add r8d, [\key]
+	add r9d, [\key + 4]
+	add eax, [\key + 8]
+	HASH_MIX r8d, r9d, eax, 4
+	HASH_MIX r9d, eax, r8d, 6
+	HASH_MIX eax, r8d, r9d, 8
+	HASH_MIX r8d, r9d, eax, 16
+	HASH_MIX r9d, eax, r8d, 19
+	HASH_MIX eax, r8d, r9d, 4
+.endm
+
+# The state's last scramble; the hash is eax.
+.macro JHASH_FINAL
+	HASH_FINAL eax, r9d, 14
+	HASH_FINAL r8d, eax, 11
+	HASH_FINAL r9d, r8d, 25
+	HASH_FINAL eax, r9d, 16
+	HASH_FINAL r8d, eax, 4
+	HASH_FINAL r9d, r8d, 14
+	HASH_FINAL eax, r9d, 24
+.endm
+
 # rdi map, rsi key: the element's address, or 0. Called by generated code directly.
 # For callers in this file: rdi and rsi are kept, ecx is the hash and r8 the bucket's address.
 ENTRY(__htab_map_lookup_elem)
@@ -31,15 +55,7 @@ ENTRY(__htab_map_lookup_elem)
 	cmp r11d, 12
 	jbe __htab_map_lookup_elem_last
 __htab_map_lookup_elem_block:
-	add r8d, [r10]
-	add r9d, [r10 + 4]
-	add eax, [r10 + 8]
-	HASH_MIX r8d, r9d, eax, 4
-	HASH_MIX r9d, eax, r8d, 6
-	HASH_MIX eax, r8d, r9d, 8
-	HASH_MIX r8d, r9d, eax, 16
-	HASH_MIX r9d, eax, r8d, 19
-	HASH_MIX eax, r8d, r9d, 4
+	JHASH_BLOCK r10
 	add r10, 12
 	sub r11d, 12
 	cmp r11d, 12
@@ -57,13 +73,7 @@ __htab_map_lookup_elem_word2:
 __htab_map_lookup_elem_word1:
 	add r8d, [r10]
 __htab_map_lookup_elem_final:
-	HASH_FINAL eax, r9d, 14
-	HASH_FINAL r8d, eax, 11
-	HASH_FINAL r9d, r8d, 25
-	HASH_FINAL eax, r9d, 16
-	HASH_FINAL r8d, eax, 4
-	HASH_FINAL r9d, r8d, 14
-	HASH_FINAL eax, r9d, 24
+	JHASH_FINAL
 
 	mov ecx, eax
 	mov r8d, [rdi + OFF_bpf_htab_n_buckets]

@@ -30,6 +30,26 @@
 	lea \dest, [\elem + \full + OFF_htab_elem_key]
 .endm
 
+# The beginning of every update, which ends here when the flags and the element that is there disagree.
+.macro HTAB_UPDATE_ENTER
+	HTAB_ENTER
+	call __htab_update_begin
+	test rax, rax
+	jnz htab_map_update_elem_out
+.endm
+
+# The value goes into the new element, which takes the old one's place; ends here when there was none.
+.macro HTAB_PUT_VALUE
+	HTAB_VALUE rdi, rbp, edi, rdi
+	mov rsi, r12
+	mov edx, [rbx + OFF_bpf_map_value_size]
+	call memcpy
+	call __htab_link_elem
+	test r13, r13
+	jz htab_map_update_elem_done
+	call __htab_unlink_elem
+.endm
+
 # rdi map, rsi key, rdx value, ecx flags, behind HTAB_ENTER: finds the element that is there and compares with
 # the flags. eax is 0 or the error.
 __htab_update_begin:
@@ -197,21 +217,11 @@ __htab_free_elem_plain:
 ENTRY(htab_map_update_elem)
 	cmp rcx, CONST_BPF_EXIST
 	ja htab_map_update_elem_inval
-	HTAB_ENTER
-	call __htab_update_begin
-	test rax, rax
-	jnz htab_map_update_elem_out
+	HTAB_UPDATE_ENTER
 	call __htab_alloc_elem
 	test rax, rax
 	jnz htab_map_update_elem_out
-	HTAB_VALUE rdi, rbp, edi, rdi
-	mov rsi, r12
-	mov edx, [rbx + OFF_bpf_map_value_size]
-	call memcpy
-	call __htab_link_elem
-	test r13, r13
-	jz htab_map_update_elem_done
-	call __htab_unlink_elem
+	HTAB_PUT_VALUE
 	cmp qword ptr [rbx + OFF_bpf_htab_freelist], 0
 	jne htab_map_update_elem_done
 	call __htab_free_elem
@@ -228,10 +238,7 @@ htab_map_update_elem_inval:
 ENTRY(htab_percpu_map_update_elem)
 	cmp rcx, CONST_BPF_EXIST
 	ja htab_map_update_elem_inval
-	HTAB_ENTER
-	call __htab_update_begin
-	test rax, rax
-	jnz htab_map_update_elem_out
+	HTAB_UPDATE_ENTER
 	test r13, r13
 	jnz htab_percpu_map_update_elem_there
 	call __htab_alloc_elem

@@ -8,15 +8,7 @@ ENTRY(jhash)
 	cmp esi, 12
 	jbe jhash_last
 jhash_block:
-	add r8d, [rdi]
-	add r9d, [rdi + 4]
-	add eax, [rdi + 8]
-	HASH_MIX r8d, r9d, eax, 4
-	HASH_MIX r9d, eax, r8d, 6
-	HASH_MIX eax, r8d, r9d, 8
-	HASH_MIX r8d, r9d, eax, 16
-	HASH_MIX r9d, eax, r8d, 19
-	HASH_MIX eax, r8d, r9d, 4
+	JHASH_BLOCK rdi
 	add rdi, 12
 	sub esi, 12
 	cmp esi, 12
@@ -39,12 +31,6 @@ jhash_byte:
 	add r9d, [rsp + 4]
 	add eax, [rsp + 8]
 	add rsp, 16
-	HASH_FINAL eax, r9d, 14
-	HASH_FINAL r8d, eax, 11
-	HASH_FINAL r9d, r8d, 25
-	HASH_FINAL eax, r9d, 16
-	HASH_FINAL r8d, eax, 4
-	HASH_FINAL r9d, r8d, 14
-	HASH_FINAL eax, r9d, 24
+	JHASH_FINAL
 jhash_done:
 	RET

@@ -104,19 +104,9 @@ ENTRY(htab_lru_map_update_elem)
 	cmp rcx, CONST_BPF_EXIST
 	ja htab_map_update_elem_inval
 	LRU_NEEDS_STOCK htab_lru_map_update_elem_slow
-	HTAB_ENTER
-	call __htab_update_begin
-	test rax, rax
-	jnz htab_map_update_elem_out
+	HTAB_UPDATE_ENTER
 	call __htab_lru_pop
-	HTAB_VALUE rdi, rbp, edi, rdi
-	mov rsi, r12
-	mov edx, [rbx + OFF_bpf_map_value_size]
-	call memcpy
-	call __htab_link_elem
-	test r13, r13
-	jz htab_map_update_elem_done
-	call __htab_unlink_elem
+	HTAB_PUT_VALUE
 	call __htab_lru_push_free
 	jmp htab_map_update_elem_done
 
@@ -126,10 +116,7 @@ ENTRY(htab_lru_percpu_map_update_elem)
 	cmp rcx, CONST_BPF_EXIST
 	ja htab_map_update_elem_inval
 	LRU_NEEDS_STOCK htab_lru_percpu_map_update_elem_slow
-	HTAB_ENTER
-	call __htab_update_begin
-	test rax, rax
-	jnz htab_map_update_elem_out
+	HTAB_UPDATE_ENTER
 	test r13, r13
 	jz htab_lru_percpu_map_update_elem_new
 	mov byte ptr [r13 + OFF_htab_elem_lru_node_ref], 1
