@@ -12,15 +12,11 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
 
 from kernel_model.bpf.map_object import MapObject
 from kernel_model.bpf.prog import BpfProg
 from kernel_model.errors import NotModelled
 from kernel_model.interpreter import BudgetSpent, InterpreterFault
-from kernel_model.isa import opcodes as op
-from kernel_model.isa.insn import Insn
-from kernel_model.isa.macros import BPF_EXIT_INSN, BPF_MOV64_IMM
 from kernel_model.net.device import FRAME_SIZE, XDP_PACKET_HEADROOM
 from kernel_model.net.skb import build_skb
 from kernel_model.net.stack import LOOPBACK_IFINDEX
@@ -28,12 +24,12 @@ from sim.hardware.guest_fault import GuestFault
 from sim.machine import Machine
 from sim.trace import Comparison, InterpreterRecorder, JitRecorder, Recording, TraceFull, compare
 from sim.trace.report import explain
-from sim.userspace.bpf import Bpf, VerifierError
+from sim.userspace.bpf import VerifierError
 
 from .cage import Crash
-from .generator import load_imm64
-from .program import ARRAY, DATA_MAPS, HASH, MAPS, PACKET, PROG_ARRAY, VALUE_SIZE, Kind, Program
+from .program import ARRAY, DATA_MAPS, HASH, MAPS, PACKET, VALUE_SIZE, Kind, Program
 from .real_cpu import NotRunnable, RealCpu, same
+from .surroundings import Surroundings
 
 INTERPRETER, JIT, REAL = "interpreter", "jit", "real CPU"
 ENGINES = (INTERPRETER, JIT)
@@ -41,8 +37,6 @@ TRACE_STEPS = 20_000
 WATCHDOG = 2.0
 """A program runs for microseconds; only a wrong engine keeps it going for so long."""
 _FAULTS = (GuestFault, InterpreterFault, BudgetSpent)
-MAX_FUNCTIONS = 16
-"""As many functions a program with callbacks may have (the BTF that is loaded has so many)."""
 
 
 @dataclass(frozen=True)
@@ -138,19 +132,11 @@ class Engines:
         """
         self.machine = Machine.boot(seed=seed, watchdog=watchdog)
         self._process = process = self.machine.process()
-        self._bpf = Bpf(process)
-        self.fds = [
-            self._bpf.map_create(spec.type, spec.key_size, spec.value_size, spec.max_entries, name=spec.name)
-            for spec in MAPS
-        ]
-        self._fd_array = process.alloc(4096)
-        process.write(self._fd_array, struct.pack(f"<{len(self.fds)}I", *self.fds))
-        self._btf = self._bpf.btf_load(functions_btf(MAX_FUNCTIONS))
-        self._maps = [self._map(fd) for fd in self.fds]
+        self._around = Surroundings(process)
+        self._maps = [self._map(fd) for fd in self._around.fds]
         self._build_contexts()
         self._kept = self._keep()
-        for kind in Kind:
-            self._tail_targets(kind)
+        self._around.add_tail_targets()
         self._reset(True)
         self._real = RealCpu(self.machine, self._objects()) if real_cpu else None
         self.engines = (*ENGINES, REAL) if real_cpu else ENGINES
@@ -215,13 +201,6 @@ class Engines:
         places = [(kernel.data["sim_clock"], 8), random]
         return [(addr, kernel.memory.read(addr, size)) for addr, size in places]
 
-    def _tail_targets(self, kind: Kind) -> None:
-        array = self.fds[PROG_ARRAY[kind]]
-        for slot, program in tail_targets(kind).items():
-            fd, _ = self._bpf.prog_load(kind.value, program.relocated(self.fds), name=f"tail{slot}")
-            self._bpf.map_update(array, slot.to_bytes(4, "little"), struct.pack("<I", fd))
-            self._bpf.close(fd)
-
     def _reset(self, hash_too: bool) -> None:
         kernel, write = self.machine.kernel, self.machine.kernel.memory.write
         for kind, (addr, _, data) in self._contexts.items():
@@ -254,17 +233,8 @@ class Engines:
 
     def load(self, program: Program) -> BpfProg | Refused:
         """Through the kernel's BPF_PROG_LOAD. The caller gives it back by :meth:`unload`."""
-        fields: dict[str, Any] = {}
-        func_info = b""
-        if program.has_callback:
-            starts = program.functions()
-            func_info = b"".join(struct.pack("<II", at, FIRST_FUNCTION + n) for n, at in enumerate(starts))
-            fields = {"prog_btf_fd": self._btf, "func_info_rec_size": 8, "func_info_cnt": len(starts)}
         try:
-            insns = program.relocated(self.fds)
-            self.fd, _ = self._bpf.prog_load(
-                program.kind.value, insns, name="fuzz", func_info=func_info, fd_array=self._fd_array, **fields
-            )
+            self.fd = self._around.load(program)
         except VerifierError as error:
             reason = self._process.last_error
             return Refused(f"{error.name}: {reason}", reason is None or not reason.not_modelled)
@@ -276,7 +246,7 @@ class Engines:
 
     def unload(self) -> None:
         """Close the program that was loaded last."""
-        self._bpf.close(self.fd)
+        self._around.bpf.close(self.fd)
 
     def run(self, program: Program, engines: tuple[str, ...] = ()) -> Result:
         """Load it, run it on each engine (by default all) from the same state, and unload it.
@@ -373,47 +343,3 @@ class Engines:
             return comparison, lines
         finally:
             self.unload()
-
-
-def tail_targets(kind: Kind) -> dict[int, Program]:
-    """What the slots of a program array hold: slot 0 changes the map value and returns, slot 1 calls itself
-    until the limit; the others are empty.
-    """
-    # R1 is the context still when the tail call is made.
-    count = [
-        *load_imm64(9, op.BPF_PSEUDO_MAP_VALUE, ARRAY),
-        BPF_MOV64_IMM(2, 1),
-        Insn(op.BPF_STX | op.BPF_ATOMIC | op.BPF_DW, 9, 2, 0, 0),
-    ]
-    again = [
-        *load_imm64(2, op.BPF_PSEUDO_MAP_FD, PROG_ARRAY[kind]),
-        BPF_MOV64_IMM(3, 1),
-        Insn(op.CALL, imm=12),
-    ]
-    return {
-        0: Program(kind, (*count, BPF_MOV64_IMM(0, 0x7A11), BPF_EXIT_INSN())),
-        1: Program(kind, (*count, *again, BPF_MOV64_IMM(0, 33), BPF_EXIT_INSN())),
-    }
-
-
-FIRST_FUNCTION = 4
-"""The BTF type number of the first function in functions_btf()."""
-_INT, _FUNC, _FUNC_PROTO = 1, 12, 13
-
-
-def functions_btf(count: int) -> bytes:
-    """BTF of ``count`` static functions ``int fN(long a0, long a1)``, numbered from FIRST_FUNCTION on."""
-    strings = bytearray(b"\0")
-
-    def string(name: str) -> int:
-        strings.extend(name.encode() + b"\0")
-        return len(strings) - len(name) - 1
-
-    types = struct.pack("<IIII", string("int"), _INT << 24, 4, 1 << 24 | 32)
-    types += struct.pack("<IIII", string("long"), _INT << 24, 8, 1 << 24 | 64)
-    types += struct.pack("<III", 0, _FUNC_PROTO << 24 | 2, 1)
-    types += struct.pack("<IIII", string("a0"), 2, string("a1"), 2)
-    for number in range(count):
-        types += struct.pack("<III", string(f"f{number}"), _FUNC << 24, 3)
-    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
-    return header + types + bytes(strings)

@@ -11,13 +11,12 @@ import ctypes
 import functools
 import os
 import platform
-import struct
-from typing import Any
 
-from sim.userspace.bpf import Bpf, SyscallError
+from sim.userspace.bpf import SyscallError
 
-from .engines import FIRST_FUNCTION, MAX_FUNCTIONS, Outcome, Refused, functions_btf, tail_targets
-from .program import ARRAY, DATA_MAPS, HASH, MAPS, PACKET, PROG_ARRAY, Kind, Program
+from .engines import Outcome, Refused
+from .program import ARRAY, DATA_MAPS, HASH, MAPS, PACKET, Program
+from .surroundings import Surroundings
 
 _SYS_CLOSE, _SYS_BPF = 3, 321
 MAX_INSNS = 10_000
@@ -69,46 +68,20 @@ class HostKernel:
     """The same maps and tail-call targets as :class:`Engines` has, in the host's kernel."""
 
     def __init__(self) -> None:
-        process = HostProcess()
-        self._bpf = Bpf(process)
-        self.fds = [
-            self._bpf.map_create(spec.type, spec.key_size, spec.value_size, spec.max_entries, name=spec.name)
-            for spec in MAPS
-        ]
-        self._fd_array = process.alloc(4096)
-        process.write(self._fd_array, struct.pack(f"<{len(self.fds)}I", *self.fds))
-        self._btf = self._bpf.btf_load(functions_btf(MAX_FUNCTIONS))
-        for kind in Kind:
-            array = self.fds[PROG_ARRAY[kind]]
-            for slot, program in tail_targets(kind).items():
-                fd, _ = self._bpf.prog_load(kind.value, program.relocated(self.fds))
-                self._bpf.map_update(array, slot.to_bytes(4, "little"), struct.pack("<I", fd))
-                self._bpf.close(fd)
+        self._around = Surroundings(HostProcess())
+        self._around.add_tail_targets()
+        self._bpf, self._fds = self._around.bpf, self._around.fds
 
     def close(self) -> None:
         """Let go of everything (programs and maps go with their last descriptor)."""
-        # A program array and its programs hold each other until user space lets the array go.
-        for fd in (*self.fds, self._btf):
-            self._bpf.close(fd)
+        self._around.close()
 
     def run(self, program: Program) -> Outcome | Refused:
         """Load, test-run once on the packet, read the maps back. R0 has 32 bits, the context is not shown."""
         if len(program.insns) > MAX_INSNS:
             return Refused(f"{len(program.insns)} instructions are too many for the host")
-        fields: dict[str, Any] = {}
-        func_info = b""
-        if program.has_callback:
-            starts = program.functions()
-            func_info = b"".join(struct.pack("<II", at, FIRST_FUNCTION + n) for n, at in enumerate(starts))
-            fields = {"prog_btf_fd": self._btf, "func_info_rec_size": 8, "func_info_cnt": len(starts)}
         try:
-            fd, _ = self._bpf.prog_load(
-                program.kind.value,
-                program.relocated(self.fds),
-                func_info=func_info,
-                fd_array=self._fd_array,
-                **fields,
-            )
+            fd = self._around.load(program)
         except SyscallError as error:
             return Refused(str(error))
         try:
@@ -122,7 +95,7 @@ class HostKernel:
 
     def _reset(self) -> None:
         for index in DATA_MAPS:
-            spec, fd = MAPS[index], self.fds[index]
+            spec, fd = MAPS[index], self._fds[index]
             if index == HASH:
                 for key in list(self._bpf.map_keys(fd, spec.key_size)):
                     self._bpf.map_delete(fd, key)
@@ -130,6 +103,6 @@ class HostKernel:
                 self._bpf.map_update(fd, key, value)
 
     def _entries(self, index: int) -> tuple[tuple[bytes, bytes], ...]:
-        spec, fd = MAPS[index], self.fds[index]
+        spec, fd = MAPS[index], self._fds[index]
         keys = sorted(self._bpf.map_keys(fd, spec.key_size))
         return tuple((key, self._bpf.map_lookup(fd, key, spec.value_size) or b"") for key in keys)

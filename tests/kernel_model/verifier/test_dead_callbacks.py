@@ -13,7 +13,7 @@ import pytest
 from kernel_model.isa.asm import assemble
 from kernel_model.uapi.enums import bpf_prog_type
 from sim import Machine
-from sim.fuzz.engines import FIRST_FUNCTION, functions_btf
+from sim.fuzz.surroundings import FIRST_FUNCTION, functions_btf
 from sim.userspace.bpf import Bpf, VerifierError
 
 CALL = "r1 = {count}\nr2 = func {callback}\nr3 = 0\nr4 = 0\ncall 181\n"

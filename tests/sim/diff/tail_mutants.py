@@ -33,8 +33,8 @@ from kernel_model.isa import asm
 from kernel_model.isa import opcodes as op
 from kernel_model.uapi.enums import bpf_map_type, bpf_prog_type
 from sim import GuestFault, Machine
-from sim.fuzz.engines import FIRST_FUNCTION, functions_btf
 from sim.fuzz.program import Kind, Program
+from sim.fuzz.surroundings import FIRST_FUNCTION, functions_btf
 from sim.trace import Comparison, InterpreterRecorder, JitRecorder, Recording, TraceFull, compare
 from sim.userspace.bpf import Bpf, VerifierError
 
